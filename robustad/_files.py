@@ -1,0 +1,61 @@
+"""Writing files so that a reader never sees half of one."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from robustad.errors import InputError
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` only when the block succeeds.
+
+    Parameters
+    ----------
+    path : str or Path
+        The final file. Its parent folder is created.
+
+    Yields
+    ------
+    Path
+        A path in the same folder, with the same suffix, to write to.
+
+    Raises
+    ------
+    InputError
+        If `path` is an existing folder or its parent is not a folder.
+    """
+    final = Path(path)
+    if final.is_dir():
+        raise InputError(f"{final}: expected a file name to write to, got an existing folder")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{final}: its parent {final.parent} is not a folder") from error
+    handle, name = tempfile.mkstemp(
+        prefix=f".{final.stem}.", suffix=f".part{final.suffix}", dir=final.parent
+    )
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        aside.chmod(0o666 & ~_umask())
+        aside.replace(final)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` in UTF-8, whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    # The process's umask can only be read by setting it; mkstemp's 0600 would hide results from a group.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,18 @@
+"""Attacks on anomaly detectors, white-box through the true score or the study's linear probe."""
+
+from robustad.attacks.attack import AttackResult, attack
+from robustad.attacks.objectives import OBJECTIVES, Objective, Scores, patch_mask
+from robustad.attacks.presets import PRESETS, Preset
+from robustad.attacks.probe import LinearProbe
+
+__all__ = [
+    "OBJECTIVES",
+    "PRESETS",
+    "AttackResult",
+    "LinearProbe",
+    "Objective",
+    "Preset",
+    "Scores",
+    "attack",
+    "patch_mask",
+]

@@ -1,0 +1,207 @@
+"""The one entry to all attacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustad.attacks.gradient import ImageLoss
+from robustad.attacks.objectives import Objective, Scores, resolve
+from robustad.attacks.pgd import fgsm, pgd, random_start
+from robustad.attacks.presets import Preset, preset
+from robustad.attacks.probe import LinearProbe
+from robustad.detectors.base import PatchScorer
+from robustad.errors import InputError
+
+RANGE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackResult:
+    """Adversarial images and what the detector makes of them.
+
+    Attributes
+    ----------
+    x_adv : Tensor, (B, 3, H, W), float32 in [0, 1]
+        Adversarial images.
+    clean_patch_scores, patch_scores : Tensor, (B, N)
+        The detector's patch scores before and after.
+    clean_score, score : Tensor, (B,)
+        The detector's image scores before and after.
+    distance : Tensor, (B,)
+        l-infinity distance of `x_adv` to the clean images.
+    """
+
+    x_adv: Tensor
+    clean_patch_scores: Tensor
+    patch_scores: Tensor
+    clean_score: Tensor
+    score: Tensor
+    distance: Tensor
+
+
+def attack(
+    detector: PatchScorer,
+    x: Tensor,
+    *,
+    label: Tensor,
+    mask: Tensor | None = None,
+    attack: str = "pgd10",
+    eps: float = 8 / 255,
+    objective: str | Objective | None = None,
+    steps: int | None = None,
+    step_size: float | None = None,
+    random: bool = False,
+    seeds: list[int] | None = None,
+    keep_best: bool = True,
+    probe: LinearProbe | None = None,
+) -> AttackResult:
+    """Perturb images so that the detector gets them wrong.
+
+    Parameters
+    ----------
+    detector : PatchScorer
+        Anything with `patch_scores` (differentiable) and `aggregate`.
+    x : Tensor, (B, 3, H, W), floating point in [0, 1]
+        Prepared clean images (`detector.prepare`); excursions up to 1e-3 are clipped.
+    label : Tensor, (B,), 0 or 1
+        Normal images are made to look anomalous, anomalous ones to look normal.
+    mask : Tensor, (B, N), bool, optional
+        Anomalous patches (`patch_mask`), where the objective needs them.
+    attack : str, default "pgd10"
+        `fgsm_probe`, `fgsm`, `pgd10` or `pgd100`.
+    eps : float in (0, 1], default 8/255
+        l-infinity radius as a fraction of the pixel range.
+    objective : str or callable, optional
+        Overrides the preset's: `image`, `flip`, or a callable from `Scores` to a loss (B,).
+    steps : int, optional
+        Overrides the preset's number of steps.
+    step_size : float, optional
+        Default 2.5 eps / steps.
+    random : bool, default False
+        Start from a random point of the ball instead of the clean image.
+    seeds : list of int, optional
+        One a image for the random start; default 0..B-1.
+    keep_best : bool, default True
+        Keep each image's best iterate rather than the last one.
+    probe : LinearProbe, optional
+        Needed by `fgsm_probe`.
+
+    Returns
+    -------
+    AttackResult
+        Scored by the detector itself, whatever the attack optimised.
+
+    Raises
+    ------
+    InputError
+        If an argument is missing or out of range, the detector is in training mode, or it gives
+        no finite gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from robustad import AnomalyDINO, attack
+    >>> x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> detector = AnomalyDINO("filters", image_size=64).fit(x[:1])
+    >>> result = attack(detector, x[1:], label=torch.tensor([0]), attack="fgsm")
+    >>> bool(result.score > result.clean_score), bool(result.distance <= 8 / 255 + 1e-6)
+    (True, True)
+    """
+    chosen = preset(attack)
+    x, label = _checked(detector, x, label, mask, eps)
+    loss = _loss(detector, chosen, label, mask, objective, probe)
+    frozen = [p for p in getattr(detector, "parameters", list)() if p.requires_grad]
+    for parameter in frozen:  # only the images' gradient is wanted
+        parameter.requires_grad_(False)
+    try:
+        if chosen.optimiser == "fgsm" and steps is None:
+            x_adv = fgsm(loss, x, eps=eps)
+        else:
+            start = None
+            if random:
+                start = random_start(x, eps, seeds=seeds or list(range(x.shape[0])))
+            x_adv = pgd(
+                loss,
+                x,
+                eps=eps,
+                steps=chosen.steps if steps is None else steps,
+                step_size=step_size,
+                start=start,
+                keep_best=keep_best,
+            )
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    with torch.no_grad():
+        clean_patch_scores = detector.patch_scores(x)
+        patch_scores = detector.patch_scores(x_adv)
+        return AttackResult(
+            x_adv=x_adv,
+            clean_patch_scores=clean_patch_scores,
+            patch_scores=patch_scores,
+            clean_score=detector.aggregate(clean_patch_scores),
+            score=detector.aggregate(patch_scores),
+            distance=(x_adv - x).abs().amax(dim=(1, 2, 3)),
+        )
+
+
+def _checked(
+    detector: PatchScorer, x: Tensor, label: Tensor, mask: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    if getattr(detector, "training", False):
+        raise InputError("detector: is in training mode; call detector.eval() before attacking it")
+    if x.ndim != 4 or not x.is_floating_point():
+        raise InputError(
+            f"x: expected a floating-point tensor (B, 3, H, W), got {tuple(x.shape)} of {x.dtype}"
+        )
+    if not 0.0 < eps <= 1.0:
+        raise InputError(f"eps: expected a fraction of the pixel range in (0, 1], got {eps}")
+    low, high = float(x.min()), float(x.max())
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        raise InputError(
+            f"x: expected finite values in [0, 1], got {low:g}..{high:g}; normalisation belongs "
+            "inside the detector"
+        )
+    label = torch.as_tensor(label, device=x.device)
+    if label.shape != (x.shape[0],) or not bool(((label == 0) | (label == 1)).all()):
+        raise InputError(
+            f"label: expected {x.shape[0]} values of 0 or 1, got shape {tuple(label.shape)}"
+            + (f" with values {sorted(set(label.tolist()))}" if label.ndim == 1 else "")
+        )
+    if mask is not None and (mask.ndim != 2 or mask.shape[0] != x.shape[0]):
+        raise InputError(
+            f"mask: expected patch masks ({x.shape[0]}, N), got {tuple(mask.shape)}; "
+            "`patch_mask` makes them from pixel masks"
+        )
+    return x.detach().clamp(0.0, 1.0), label.long()
+
+
+def _loss(
+    detector: PatchScorer,
+    chosen: Preset,
+    label: Tensor,
+    mask: Tensor | None,
+    objective: str | Objective | None,
+    probe: LinearProbe | None,
+) -> ImageLoss:
+    if objective is None and chosen.objective == "probe":
+        if probe is None or mask is None:
+            missing = "probe" if probe is None else "mask"
+            raise InputError(f"{missing}: attack {chosen.name!r} needs a fitted probe and masks")
+        if not hasattr(detector, "patch_features"):
+            raise InputError(
+                f"detector: attack {chosen.name!r} needs patch_features, which "
+                f"{type(detector).__name__} does not have"
+            )
+        return lambda images: probe.loss(detector, images, mask)
+    function = resolve(chosen.objective if objective is None else objective)
+
+    def loss(images: Tensor) -> Tensor:
+        patch = detector.patch_scores(images)
+        image = detector.aggregate(patch)
+        return function(Scores(patch=patch, image=image, label=label, mask=mask))
+
+    return loss

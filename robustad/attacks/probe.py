@@ -1,0 +1,93 @@
+"""The few-shot study's linear probe: a head on frozen features, only there to give gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustad.errors import InputError
+
+
+class FeatureScorer(Protocol):
+    """A detector that shows the features its patch scores are made of."""
+
+    def patch_features(self, x: Tensor) -> Tensor:
+        """Features (B, N, D) of images (B, 3, H, W); differentiable."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A logistic regression per patch.
+
+    Attributes
+    ----------
+    weight : Tensor, (D,), float32
+        Of the features.
+    bias : float
+        The intercept.
+    """
+
+    weight: Tensor
+    bias: float
+
+    @classmethod
+    @torch.no_grad()
+    def fit(
+        cls, detector: FeatureScorer, batches: Iterable[tuple[Tensor, Tensor]], *, C: float = 1.0
+    ) -> Self:
+        """Fit on images with patch masks.
+
+        Parameters
+        ----------
+        detector : FeatureScorer
+            Gives the frozen features.
+        batches : iterable of (x, mask)
+            Images (B, 3, H, W) and their anomalous patches (B, N), bool.
+        C : float, default 1
+            Inverse strength of the l2 penalty on the standardised features' weights.
+
+        Returns
+        -------
+        LinearProbe
+            Minimising the mean binary cross-entropy over all patches (study, section 3.2).
+
+        Raises
+        ------
+        InputError
+            If all patches are of one kind.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        features, targets = [], []
+        for x, mask in batches:
+            features.append(detector.patch_features(x).flatten(0, 1).float().cpu().numpy())
+            targets.append(mask.flatten().cpu().numpy())
+        X = np.concatenate(features) if features else np.zeros((0, 1), np.float32)
+        y = np.concatenate(targets) if targets else np.zeros(0, bool)
+        if not y.any() or y.all():
+            raise InputError(
+                "probe: expected both normal and anomalous patches to fit on, got "
+                f"{int(y.sum())} anomalous of {y.size}"
+            )
+        centre, scale = X.mean(axis=0), X.std(axis=0) + 1e-6
+        model = LogisticRegression(C=C, max_iter=300).fit((X - centre) / scale, y)
+        weight = model.coef_[0] / scale
+        bias = float(model.intercept_[0] - weight @ centre)
+        return cls(torch.from_numpy(weight.astype(np.float32)), bias)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (B, N) of features (B, N, D)."""
+        return features.float() @ self.weight.to(features.device) + self.bias
+
+    def loss(self, detector: FeatureScorer, x: Tensor, mask: Tensor) -> Tensor:
+        """Mean binary cross-entropy (B,) of the patch masks (B, N), bool."""
+        logits = self.logits(detector.patch_features(x))
+        entropy = F.binary_cross_entropy_with_logits(logits, mask.to(logits), reduction="none")
+        return entropy.mean(dim=1)

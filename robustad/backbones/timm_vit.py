@@ -1,0 +1,62 @@
+"""Vision transformers from timm as backbones."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustad.backbones.base import Backbone, BackboneConfig
+from robustad.backbones.weights import build
+from robustad.errors import InputError
+
+
+class TimmViT(Backbone):
+    """Normalised last-layer patch tokens of a timm vision transformer.
+
+    Parameters
+    ----------
+    config : BackboneConfig
+        With the timm model name; `layers` must be None.
+    weights : str, Path or None, default None
+        See `robustad.backbones.create`.
+
+    Notes
+    -----
+    Prefix tokens (class, registers) are dropped. Position embeddings are interpolated to the
+    image, so that any size works.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: BackboneConfig, weights: str | Path | None = None) -> None:
+        super().__init__()
+        if config.layers is not None:
+            raise InputError(f"layers: only CNN backbones take layers, {config.name} is a ViT")
+        import timm
+
+        self.config = config
+        model: Any = build(
+            timm.create_model, config.name, weights, num_classes=0, dynamic_img_size=True
+        )
+        self.model = model
+        patch = model.patch_embed.patch_size
+        if patch[0] != patch[1]:
+            raise InputError(f"backbone {config.name!r}: expected square patches, got {patch}")
+        self.patch_size = self.multiple = int(patch[0])
+        self.dim = int(model.num_features)
+        self.prefix = int(model.num_prefix_tokens)
+        register_normalisation(self, model.pretrained_cfg)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Patch tokens (B, N, D) after the final normalisation."""
+        tokens: Tensor = self.model.forward_features((x - self.mean) / self.std)
+        return tokens[:, self.prefix :]
+
+
+def register_normalisation(module: torch.nn.Module, cfg: dict[str, Any]) -> None:
+    """Register the model's own channel mean and standard deviation as (1, 3, 1, 1) buffers."""
+    for name in ("mean", "std"):
+        values = torch.tensor(cfg[name], dtype=torch.float32).view(1, 3, 1, 1)
+        module.register_buffer(name, values, persistent=False)

@@ -1,0 +1,110 @@
+"""Options and helpers that several verbs share."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from robustad.errors import InputError
+
+if TYPE_CHECKING:
+    from robustad.data import Dataset
+    from robustad.evaluation import Evaluation
+
+# Standard output carries results; everything said on the way goes to standard error.
+say = Console(stderr=True, highlight=False)
+
+DatasetName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        help="Layout of the images: surfaces (generated), folder (your own), mvtec, visa, ... "
+        "`robustad data list` shows all.",
+    ),
+]
+DataRoot: TypeAlias = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the data set; none for surfaces.")
+]
+Category: TypeAlias = Annotated[
+    str | None, typer.Option("--category", help="Category, where the data set has several.")
+]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of the split or the shots.")]
+Json: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output.")
+]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Device: TypeAlias = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")
+]
+BatchSize: TypeAlias = Annotated[int, typer.Option(min=1, help="Images scored at once.")]
+Attacks: TypeAlias = Annotated[
+    list[str], typer.Option("--attack", help="Attacks to run: fgsm_probe, fgsm, pgd10, pgd100.")
+]
+Eps: TypeAlias = Annotated[
+    str, typer.Option(help="Radius of the attacks as a fraction of the pixel range, e.g. 8/255.")
+]
+
+
+def load_data(dataset: str, root: Path | None, category: str | None) -> Dataset:
+    """Load a data set from the command line's options; a single category need not be named."""
+    from robustad import data
+
+    if category is None and dataset != "folder":
+        found = data.categories(dataset, root)
+        if len(found) != 1:
+            raise InputError(f"--category: expected one of {', '.join(found)}, got none")
+        category = found[0]
+    return data.load(dataset, root, category)
+
+
+def parse_eps(text: str) -> float:
+    """Read a radius such as 8/255 or 0.03."""
+    try:
+        value = float(Fraction(text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"--eps: expected a number such as 8/255 or 0.03, got {text!r}") from error
+    if not 0.0 < value <= 1.0:
+        raise InputError(f"--eps: expected a fraction of the pixel range in (0, 1], got {text}")
+    return value
+
+
+def parse_device(text: str) -> str:
+    """Resolve `auto`, and refuse a device that is not there."""
+    import torch
+
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise InputError(f"--device: expected cpu, cuda, cuda:1 or auto, got {text!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device: {text} was asked for, but torch finds no GPU")
+    return text
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    print(json.dumps(value, indent=1))
+
+
+def summary_table(evaluation: Evaluation) -> Table:
+    """Build a small table: a row a condition."""
+    columns = ("AUROC", "AP", "F1-max", "FPR", "FNR", "pixel AUROC", "AUPRO", "entropy")
+    title = f"{evaluation.dataset} {evaluation.category}".strip() or None
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for condition in evaluation.conditions.values():
+        m = condition.metrics
+        values = (m.auroc, m.ap, m.f1_max, m.fpr, m.fnr, m.pixel_auroc, m.aupro)
+        cells = ["-" if v is None else f"{v:.3f}" for v in (*values, condition.entropy_mean)]
+        table.add_row(condition.name, *cells)
+    return table

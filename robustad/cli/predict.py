@@ -1,0 +1,108 @@
+"""`robustad predict`: verdicts for images, from a detector file or an ONNX file."""
+
+import csv
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from robustad.cli import EXIT_REJECTED, common
+from robustad.errors import InputError
+
+
+class FailOn(StrEnum):
+    """Which verdicts make the command exit with code 4."""
+
+    NEVER = "never"
+    REJECT = "reject"
+    DEFER = "defer"
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A .safetensors detector or an exported .onnx.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
+    maps: Annotated[
+        Path | None, typer.Option(help="Write a heat-map overlay of each image to this folder.")
+    ] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a CSV table.")] = None,
+    fail_on: Annotated[
+        FailOn,
+        typer.Option(help="Exit with code 4 if an image is rejected, or also if deferred."),
+    ] = FailOn.NEVER,
+    batch_size: common.BatchSize = 8,
+    device: common.Device = "auto",
+    json: common.Json = False,
+) -> None:
+    """Score images and give a verdict on each."""
+    from robustad._files import written_aside
+    from robustad.images import image_files
+    from robustad.prediction import Prediction
+
+    files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
+    if not files:
+        raise InputError(f"{images[0]}: expected a folder with image files, found none")
+    loaded: Any
+    if model.suffix == ".onnx":
+        from robustad import runtime
+
+        loaded = runtime.load(model)
+    else:
+        from robustad.detectors import load
+
+        loaded = load(model).to(common.parse_device(device))
+    records: list[dict[str, Any]] = []
+    for start in range(0, len(files), batch_size):
+        part = files[start : start + batch_size]
+        prediction: Prediction = loaded.predict(part, batch_size=batch_size)
+        records += prediction.to_records()
+        if maps is not None:
+            _write_overlays(part, files, prediction, maps)
+    if csv_file is not None:
+        with written_aside(csv_file) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(records[0]))
+            writer.writeheader()
+            writer.writerows(records)
+        common.say.print(f"wrote {csv_file}")
+    if maps is not None:
+        common.say.print(f"wrote {len(files)} overlays to {maps}")
+    if json:
+        common.print_json(records)
+    else:
+        Console().print(_table(records))
+        if records[0]["probability"] is None:
+            common.say.print("the detector is not calibrated: see `robustad calibrate --help`")
+    failing = {FailOn.NEVER: (), FailOn.REJECT: ("reject",), FailOn.DEFER: ("reject", "defer")}
+    if any(record["verdict"] in failing[fail_on] for record in records):
+        sys.exit(EXIT_REJECTED)
+
+
+def _table(records: list[dict[str, Any]]) -> Table:
+    table = Table()
+    for column, justify in (("image", "left"), ("score", "right"), ("probability", "right")):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("entropy", justify="right")
+    table.add_column("verdict")
+    for record in records:
+        cells = [record["score"], record["probability"], record["entropy"]]
+        shown = ["-" if value is None else f"{value:.3f}" for value in cells]
+        table.add_row(record["name"], *shown, record["verdict"])
+    return table
+
+
+def _write_overlays(part: list[Path], files: list[Path], prediction: Any, folder: Path) -> None:
+    from PIL import Image
+
+    from robustad._files import written_aside
+    from robustad.images import read_image
+    from robustad.overlay import overlay
+
+    stems = [file.stem for file in files]
+    for file, anomaly_map in zip(part, prediction.anomaly_map, strict=True):
+        # images of one name from several folders must not overwrite each other
+        name = file.stem if stems.count(file.stem) == 1 else "_".join(file.with_suffix("").parts[-2:])
+        with written_aside(folder / f"{name}.png") as aside:
+            Image.fromarray(overlay(read_image(file), anomaly_map)).save(aside, format="PNG")

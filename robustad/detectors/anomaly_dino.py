@@ -1,0 +1,351 @@
+"""AnomalyDINO: a training-free few-shot detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from robustad.backbones import DEFAULT, Backbone, BackboneConfig, create
+from robustad.detectors.anomaly_dino_presets import Preprocessing, preprocessing_for
+from robustad.detectors.bank import coreset, rotations
+from robustad.detectors.base import Detector
+from robustad.detectors.foreground import Unit, foreground_mask
+from robustad.detectors.whitening import Whitening
+from robustad.errors import InputError, NotFittedError
+from robustad.geometry import Geometry
+from robustad.images import iter_images
+from robustad.ops import PackedBank, cosine_nn, pack_bank
+from robustad.progress import track
+
+if TYPE_CHECKING:
+    from robustad.images import Images
+
+
+class AnomalyDINOConfig(BaseModel):
+    """Options of `AnomalyDINO`, as saved; see there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backbone: BackboneConfig
+    image_size: int = Field(ge=1)
+    square: bool
+    rotations: int = Field(ge=1, le=360)
+    mask: bool
+    mask_threshold: float
+    mask_unit: Unit
+    whiten: bool
+    k: int = Field(ge=1)
+    top_fraction: int | float
+    map_sigma: float
+    coreset: int | float | None
+    precision: Literal["fp32", "bf16"]
+
+
+class AnomalyDINO(Detector):
+    """Cosine distance of each patch to its nearest neighbour among a few normal images' patches.
+
+    Parameters
+    ----------
+    backbone : str or Backbone, default "vit_small_patch14_dinov2.lvd142m"
+        A name for `robustad.backbones.create`, or a backbone; `filters` needs no weights.
+    weights : str, Path or None, default None
+        See `robustad.backbones.create`.
+    image_size : int, default 448
+        Length of the smaller edge in pixels; rounded down to a whole multiple of patches.
+    square : bool, default False
+        Stretch to a square instead of keeping the aspect ratio.
+    rotations : int, default 1
+        Rotated copies of each reference image in the bank; 8 is AnomalyDINO's augmentation.
+    mask : bool, default False
+        Score only patches of the object in the foreground; all others get 0.
+    mask_threshold : float, optional
+        See `foreground_mask`; by default 10 for DINOv2 backbones (absolute) and 0.5 standard
+        deviations for others.
+    whiten : bool, optional
+        Whiten the features on the bank before comparing them; by default only for `filters`.
+    k : int >= 1, default 1
+        Neighbours whose distances are averaged.
+    top_fraction : float or int, default 0.01
+        Share (or number) of the largest patch scores whose mean is the image score.
+    map_sigma : float, default 4
+        Smoothing of the anomaly map in pixels.
+    coreset : int, float or None, default None
+        Reduce the bank to this many vectors, or this share, by greedy k-centre selection.
+    precision : {"fp32", "bf16"}, default "fp32"
+        Precision of the neighbour search; results are exact either way, see `ops.cosine_nn`.
+
+    Raises
+    ------
+    InputError
+        If an option is out of range.
+    WeightsError
+        If the backbone's weights cannot be had.
+
+    Notes
+    -----
+    Damm et al., "AnomalyDINO", WACV 2025; section 3.1 of the few-shot robustness study. The
+    distance is differentiable almost everywhere, through the current nearest neighbour.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> normal = rng.integers(0, 50, (2, 64, 64, 3), dtype=np.uint8)
+    >>> detector = AnomalyDINO("filters", image_size=64).fit(normal)
+    >>> defect = normal[:1].copy()
+    >>> defect[:, 20:40, 20:40] = 255
+    >>> bool(detector.predict(defect).score[0] > detector.predict(normal).score.max())
+    True
+    """
+
+    method: ClassVar[str] = "anomaly_dino"
+    bank: Tensor
+    centre: Tensor
+    whitening: Tensor
+
+    def __init__(
+        self,
+        backbone: str | Backbone = DEFAULT,
+        weights: str | Path | None = None,
+        *,
+        image_size: int = 448,
+        square: bool = False,
+        rotations: int = 1,
+        mask: bool = False,
+        mask_threshold: float | None = None,
+        mask_unit: Unit | None = None,
+        whiten: bool | None = None,
+        k: int = 1,
+        top_fraction: float | int = 0.01,
+        map_sigma: float = 4.0,
+        coreset: int | float | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        built = create(backbone, weights) if isinstance(backbone, str) else backbone
+        size = image_size - image_size % built.multiple
+        super().__init__(
+            geometry=Geometry(
+                size=max(size, built.multiple), multiple=built.multiple, square=square
+            ),
+            top_fraction=top_fraction,
+            map_sigma=map_sigma,
+        )
+        if image_size < built.multiple:
+            raise InputError(
+                f"image_size: expected at least one patch of {built.multiple} pixels, "
+                f"got {image_size}"
+            )
+        for name, value in (("k", k), ("rotations", rotations)):
+            if value < 1:
+                raise InputError(f"{name}: expected >= 1, got {value}")
+        self.backbone = built.requires_grad_(False).eval()
+        is_dino = "dinov2" in built.config.name
+        if mask_unit is None:
+            mask_unit = "absolute" if is_dino or mask_threshold is not None else "std"
+        if mask_threshold is None:
+            mask_threshold = 10.0 if is_dino else 0.5
+        self._config = AnomalyDINOConfig(
+            backbone=built.config,
+            image_size=image_size,
+            square=square,
+            rotations=rotations,
+            mask=mask,
+            mask_threshold=mask_threshold,
+            mask_unit=mask_unit,
+            whiten=built.config.name == "filters" if whiten is None else whiten,
+            k=k,
+            top_fraction=top_fraction,
+            map_sigma=map_sigma,
+            coreset=coreset,
+            precision=precision,
+        )
+        self.register_buffer("bank", torch.empty(0, built.dim))
+        self.register_buffer("centre", torch.zeros(built.dim))
+        self.register_buffer("whitening", torch.eye(built.dim))
+        self.eval()
+
+    @classmethod
+    def for_category(
+        cls,
+        category: str,
+        *,
+        dataset: str = "mvtec",
+        preprocessing: Preprocessing = "agnostic",
+        **options: Any,
+    ) -> Self:
+        """Build a detector with the rotations and masking published for a benchmark category.
+
+        Parameters
+        ----------
+        category : str
+            For instance `screw`.
+        dataset : str, default "mvtec"
+            As for `robustad.data.load`.
+        preprocessing : {"agnostic", "informed", "masking_only", "none"}, default "agnostic"
+            See `preprocessing_for`.
+        **options
+            Further options of `AnomalyDINO`; `rotations` and `mask` override the preset.
+
+        Returns
+        -------
+        AnomalyDINO
+            Not yet fitted.
+        """
+        rotate, mask = preprocessing_for(dataset, category, preprocessing)
+        return cls(**{"rotations": 8 if rotate else 1, "mask": mask, **options})
+
+    @torch.no_grad()
+    def fit(self, images: Images, *, progress: bool = False) -> Self:
+        """Store the patches of a few normal images.
+
+        Parameters
+        ----------
+        images : path, folder, PIL image, array, tensor, or an iterable of these
+            Normal images; a folder's image files are taken as they lie.
+        progress : bool, default False
+            Show a progress bar.
+
+        Returns
+        -------
+        AnomalyDINO
+            Itself. An earlier bank, calibrator and policy are dropped: they belong together.
+
+        Raises
+        ------
+        InputError
+            If there is no image, one cannot be read, or the bank has fewer than `k` vectors.
+        """
+        features = []
+        for image in track(iter_images(images), "fit", enabled=progress):
+            x = self.stack([self.geometry.apply(image.pixels)])
+            for turned in rotations(x, self._config.rotations).split(4):
+                features.append(self.backbone(turned).flatten(0, 1).float())
+        if not features:
+            raise InputError("images: expected at least one normal image, got none")
+        bank = torch.cat(features)
+        if self._config.whiten:
+            whitening = Whitening.fit(bank)
+            self.centre, self.whitening = whitening.centre, whitening.matrix
+            bank = whitening(bank)
+        bank = pack_bank(bank).unit
+        if self._config.coreset is not None:
+            bank = bank[coreset(bank, self._config.coreset, progress=progress)]
+        if bank.shape[0] < self._config.k:
+            raise InputError(f"k: expected at most the bank's {bank.shape[0]} vectors, got {self.k}")
+        self.bank = bank
+        self.calibrator = None
+        self.policy = type(self.policy)()
+        return self
+
+    @property
+    def k(self) -> int:
+        """Neighbours whose distances are averaged."""
+        return self._config.k
+
+    @property
+    def mask(self) -> bool:
+        """Whether patches outside the foreground are scored 0."""
+        return self._config.mask
+
+    def patch_features(self, x: Tensor) -> Tensor:
+        """Features (B, N, D) that are compared with the bank; differentiable.
+
+        Parameters
+        ----------
+        x : Tensor, (B, 3, H, W), floating point in [0, 1]
+            Prepared images.
+        """
+        return self._transform(self.backbone(x))
+
+    def patch_scores(self, x: Tensor) -> Tensor:
+        """Mean cosine distance to the k nearest bank vectors; see `Detector.patch_scores`.
+
+        Returns
+        -------
+        Tensor, (B, N), float32 in [0, 2]
+            0 outside the foreground if `mask` is set; the mask is a constant of the backward pass.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not been called.
+        """
+        if self.bank.shape[0] == 0:
+            raise NotFittedError("this detector has no memory bank yet: call fit(images) first")
+        tokens = self.backbone(x)
+        features = self._transform(tokens)
+        distances, _ = cosine_nn(
+            features.flatten(0, 1),
+            PackedBank(self.bank),
+            self._config.k,
+            precision=self._config.precision,
+        )
+        scores = distances.mean(dim=1).reshape(features.shape[:2])
+        if self._config.mask:
+            scores = scores * self.foreground(tokens, x)
+        return scores
+
+    def foreground(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """Foreground (B, N), bool, of images `x` with backbone `tokens`."""
+        grid = self.patch_grid(x.shape[2], x.shape[3])
+        return foreground_mask(
+            tokens, grid, threshold=self._config.mask_threshold, unit=self._config.mask_unit
+        )
+
+    def patch_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch grid; see `Detector.patch_grid`."""
+        return self.backbone.grid(height, width)
+
+    def config(self) -> AnomalyDINOConfig:
+        """Options as they are saved."""
+        return self._config
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Bank, whitening and the backbone's weights."""
+        if self.bank.shape[0] == 0:
+            raise NotFittedError("this detector has no memory bank to save: call fit(images) first")
+        tensors = {"bank": self.bank}
+        if self._config.whiten:
+            tensors |= {"centre": self.centre, "whitening": self.whitening}
+        if self.backbone.has_weights:
+            state = self.backbone.state_dict(prefix="backbone.")
+            tensors |= {name: value.clone() for name, value in state.items()}
+        return tensors
+
+    @classmethod
+    def from_config(cls, config: dict[str, object], tensors: dict[str, Tensor]) -> Self:
+        """Rebuild a saved detector; see `robustad.load`."""
+        options = AnomalyDINOConfig.model_validate(config)
+        name = options.backbone
+        weights = None if name.name == "filters" else "random"
+        layers = None if name.name == "filters" else name.layers
+        backbone = create(name.name, weights, layers=layers)
+        state = {
+            key.removeprefix("backbone."): value
+            for key, value in tensors.items()
+            if key.startswith("backbone.")
+        }
+        try:
+            backbone.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(f"backbone weights do not fit {name.name}: {error}") from error
+        detector = cls(backbone, **options.model_dump(exclude={"backbone"}))
+        for key in ("bank", "centre", "whitening") if options.whiten else ("bank",):
+            setattr(detector, key, tensors[key])
+        if detector.bank.ndim != 2 or detector.bank.shape[1] != backbone.dim:
+            raise InputError(
+                f"bank: expected (M, {backbone.dim}) for {name.name}, got "
+                f"{tuple(detector.bank.shape)}"
+            )
+        return detector
+
+    def _transform(self, tokens: Tensor) -> Tensor:
+        if not self._config.whiten:
+            return tokens
+        return Whitening(self.centre, self.whitening)(tokens)
+
+

@@ -1,0 +1,121 @@
+"""Saved detectors: one safetensors file with a validated JSON document in its header."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from robustad._files import written_aside
+from robustad.calibration import calibrator_from_dict
+from robustad.detectors.base import Detector
+from robustad.errors import InputError, StateError
+from robustad.verdict import Policy
+
+# Where each method's class is found; imported only when such a file is loaded.
+METHODS = {"anomaly_dino": ("robustad.detectors.anomaly_dino", "AnomalyDINO")}
+HEADER = "robustad"
+
+
+class PolicyState(BaseModel):
+    """A saved `robustad.verdict.Policy`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    threshold: float
+    entropy_threshold: float | None
+
+
+class DetectorState(BaseModel):
+    """The JSON document of a saved detector.
+
+    Attributes
+    ----------
+    format : 1
+        Version of this document.
+    method : str
+        Name of the detector class, a key of `METHODS`.
+    config : dict
+        Checked by the detector's own model.
+    calibration : dict or None
+        A calibrator's `to_dict`.
+    policy : PolicyState
+        How probabilities become verdicts.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = 1
+    method: str
+    config: dict[str, Any]
+    calibration: dict[str, Any] | None
+    policy: PolicyState
+
+
+def save(detector: Detector, path: str | Path) -> None:
+    """Save a detector; see `Detector.save`."""
+    state = DetectorState(
+        method=detector.method,
+        config=detector.config().model_dump(mode="json"),
+        calibration=None if detector.calibrator is None else detector.calibrator.to_dict(),
+        policy=PolicyState(
+            threshold=detector.policy.threshold,
+            entropy_threshold=detector.policy.entropy_threshold,
+        ),
+    )
+    tensors = {name: t.detach().cpu().contiguous() for name, t in detector.saved_tensors().items()}
+    with written_aside(path) as aside:
+        save_file(tensors, aside, metadata={HEADER: state.model_dump_json()})
+
+
+def load(path: str | Path) -> Detector:
+    """Load a detector saved by `Detector.save`.
+
+    Parameters
+    ----------
+    path : str or Path
+        A `.safetensors` file.
+
+    Returns
+    -------
+    Detector
+        On the CPU, in evaluation mode.
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    StateError
+        If the file is truncated, no robustad detector, or of another version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such detector file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise StateError(f"{path}: not a readable safetensors file: {error}") from error
+    if header is None:
+        raise StateError(f"{path}: a safetensors file, but not a detector saved by robustad")
+    try:
+        state = DetectorState.model_validate_json(header)
+    except ValidationError as error:
+        raise StateError(f"{path}: its header is not what this version saves: {error}") from error
+    if state.method not in METHODS:
+        raise StateError(
+            f"{path}: method {state.method!r} is unknown, expected one of {sorted(METHODS)}"
+        )
+    module, name = METHODS[state.method]
+    kind: type[Detector] = getattr(import_module(module), name)
+    try:
+        detector = kind.from_config(state.config, tensors)
+        detector.policy = Policy(**state.policy.model_dump())
+        if state.calibration is not None:
+            detector.calibrator = calibrator_from_dict(state.calibration)
+    except (ValidationError, KeyError, InputError) as error:
+        raise StateError(f"{path}: damaged or of another version: {error}") from error
+    return detector.eval()

@@ -1,0 +1,177 @@
+"""Exact cosine nearest neighbours, the one door to every memory bank."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustad.errors import InputError
+
+Precision = Literal["fp32", "bf16"]
+# |fp32 dot - bf16 dot| of unit vectors: each factor is rounded by at most 2^-9 of itself, so the
+# products are off by 2^-8 in sum; accumulation in fp32 adds far less than the slack given here.
+BF16_ERROR = 2.0**-8 * 1.05
+# Bank rows scored at once; keeps the block of similarities within a CPU's shared cache.
+BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class PackedBank:
+    """A bank prepared once by `pack_bank`, for use in many searches.
+
+    Attributes
+    ----------
+    unit : Tensor, (M, D), float32
+        The bank's vectors at unit length; zero vectors stay zero.
+    """
+
+    unit: Tensor
+
+
+def pack_bank(bank: Tensor) -> PackedBank:
+    """Normalise a bank once, instead of at every search.
+
+    Parameters
+    ----------
+    bank : Tensor, (M, D), floating point
+        Bank vectors, of any norm.
+
+    Returns
+    -------
+    PackedBank
+        Accepted by `cosine_nn` wherever a bank is.
+
+    Raises
+    ------
+    InputError
+        If `bank` is not a 2-D floating tensor with at least one row and column.
+    """
+    _check_rows("bank", bank)
+    return PackedBank(F.normalize(bank.float(), dim=1, eps=1e-12))
+
+
+def cosine_nn(
+    queries: Tensor, bank: Tensor | PackedBank, k: int = 1, *, precision: Precision = "fp32"
+) -> tuple[Tensor, Tensor]:
+    """Cosine distances to the k nearest bank vectors.
+
+    Parameters
+    ----------
+    queries : Tensor, (Q, D), floating point
+        Query vectors, of any norm.
+    bank : Tensor, (M, D), floating point, or PackedBank
+        Bank vectors, of any norm, on the same device.
+    k : int in 1..M, default 1
+        Number of neighbours.
+    precision : {"fp32", "bf16"}, default "fp32"
+        Precision of the search. With "bf16" a coarse pass finds candidates and all that lie within
+        its error bound are rescored in float32, so the result stays exact.
+
+    Returns
+    -------
+    distances : Tensor, (Q, k), float32
+        `1 - cos`, ascending, in [0, 2]. Differentiable with respect to `queries` and `bank`
+        through the chosen neighbours, which are constants of the backward pass.
+    indices : Tensor, (Q, k), int64
+        Bank rows.
+
+    Raises
+    ------
+    InputError
+        If a shape, dtype, device or `k` does not fit.
+
+    Notes
+    -----
+    A vector of norm zero has distance 1 to everything. A query with a NaN gets NaN distances. The
+    matrix of all distances is never stored: the search runs over blocks of the bank without
+    gradient, and the chosen neighbours' distances are computed again with it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> bank = torch.eye(3)
+    >>> distances, indices = cosine_nn(torch.tensor([[2.0, 2.0, 0.0]]), bank, k=2)
+    >>> distances.round(decimals=4).tolist(), sorted(indices[0].tolist())
+    ([[0.2929, 0.2929]], [0, 1])
+    """
+    unit_bank = (bank if isinstance(bank, PackedBank) else pack_bank(bank)).unit
+    _check(queries, unit_bank, k, precision)
+    unit_queries = F.normalize(queries.float(), dim=1, eps=1e-12)
+    with torch.no_grad():
+        if precision == "bf16":
+            indices = _search_bf16(unit_queries.detach(), unit_bank.detach(), k)
+        else:
+            indices = _search(unit_queries.detach(), unit_bank.detach(), k)
+    chosen = unit_bank[indices]  # (Q, k, D)
+    distances = 1.0 - (chosen * unit_queries.unsqueeze(1)).sum(dim=2)
+    distances = distances.clamp(0.0, 2.0)
+    if k > 1:  # the last bits of a recomputed dot product may swap near-equal neighbours
+        distances, order = distances.sort(dim=1, stable=True)
+        indices = indices.gather(1, order)
+    return distances, indices
+
+
+def _check(queries: Tensor, bank: Tensor, k: int, precision: str) -> None:
+    _check_rows("queries", queries)
+    if queries.shape[1] != bank.shape[1]:
+        raise InputError(
+            f"queries and bank: expected the same D, got {queries.shape[1]} and {bank.shape[1]}"
+        )
+    if queries.device != bank.device:
+        raise InputError(
+            f"queries and bank: expected one device, got {queries.device} and {bank.device}"
+        )
+    if not 1 <= k <= bank.shape[0]:
+        raise InputError(f"k: expected 1..{bank.shape[0]} (the bank's rows), got {k}")
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
+
+
+def _check_rows(name: str, value: Tensor) -> None:
+    if value.ndim != 2 or not value.is_floating_point() or 0 in value.shape:
+        raise InputError(
+            f"{name}: expected a floating-point tensor (rows, D), neither of them 0, got "
+            f"{tuple(value.shape)} of {value.dtype}"
+        )
+
+
+def _search(queries: Tensor, bank: Tensor, k: int) -> Tensor:
+    best = queries.new_full((queries.shape[0], k), -torch.inf)
+    indices = torch.zeros(queries.shape[0], k, dtype=torch.int64, device=queries.device)
+    for start in range(0, bank.shape[0], BLOCK):
+        similarity = queries @ bank[start : start + BLOCK].T
+        if k == 1:
+            top, at = similarity.max(dim=1, keepdim=True)
+            better = top > best
+            best = torch.where(better, top, best)
+            indices = torch.where(better, at + start, indices)
+        else:
+            top, at = similarity.topk(min(k, similarity.shape[1]), dim=1)
+            best, order = torch.cat([best, top], dim=1).topk(k, dim=1)
+            indices = torch.cat([indices, at + start], dim=1).gather(1, order)
+    return indices
+
+
+def _search_bf16(queries: Tensor, bank: Tensor, k: int, candidates: int = 16) -> Tensor:
+    """Coarse search in bf16, exact rescoring; queries with too many candidates go to fp32."""
+    candidates = min(k + candidates, bank.shape[0])
+    coarse_queries, coarse_bank = queries.bfloat16(), bank.bfloat16()
+    best = queries.new_full((queries.shape[0], candidates), -torch.inf)
+    indices = torch.zeros(best.shape, dtype=torch.int64, device=queries.device)
+    for start in range(0, bank.shape[0], BLOCK):
+        similarity = (coarse_queries @ coarse_bank[start : start + BLOCK].T).float()
+        top, at = similarity.topk(min(candidates, similarity.shape[1]), dim=1)
+        best, order = torch.cat([best, top], dim=1).topk(candidates, dim=1)
+        indices = torch.cat([indices, at + start], dim=1).gather(1, order)
+    exact = (bank[indices] * queries.unsqueeze(1)).sum(dim=2)  # (Q, candidates)
+    chosen = indices.gather(1, exact.topk(k, dim=1).indices)
+    if candidates < bank.shape[0]:
+        # A row left out has a coarse score of at most the last candidate's. Besides the products'
+        # error, the matmul's output is rounded to bf16 once more, again by at most 2^-8.
+        kth = exact.topk(k, dim=1).values[:, -1]
+        doubtful = ~(best[:, -1] + 2 * BF16_ERROR < kth)
+        if bool(doubtful.any()):
+            chosen[doubtful] = _search(queries[doubtful], bank, k)
+    return chosen

@@ -1,0 +1,65 @@
+"""What a detector says about a batch of images. Needs numpy alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from robustad.verdict import Verdict
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Scores, probabilities, verdicts and maps of B images.
+
+    Attributes
+    ----------
+    names : list of str
+        File names, or `image 0`, `image 1`, ... for images given in memory.
+    score : array, (B,), float32
+        Raw image score, higher is more anomalous. Never clamped.
+    probability : array, (B,), float64 in [0, 1]
+        Calibrated probability of an anomaly; NaN where the detector is not calibrated.
+    entropy : array, (B,), float64 in [0, ln 2]
+        Predictive entropy in nats; NaN where the detector is not calibrated.
+    verdict : list of Verdict
+        What the detector's policy makes of probability and entropy.
+    patch_scores : list of array, (h, w), float32
+        Scores on the patch grid; images of different shapes have different grids.
+    anomaly_map : list of array, (H, W), float32
+        Smoothed map at the size of the original image.
+    """
+
+    names: list[str]
+    score: FloatArray
+    probability: npt.NDArray[np.float64]
+    entropy: npt.NDArray[np.float64]
+    verdict: list[Verdict]
+    patch_scores: list[FloatArray]
+    anomaly_map: list[FloatArray]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One JSON-ready dict an image: name, score, probability, entropy, verdict.
+
+        Probability and entropy are None where the detector is not calibrated.
+        """
+        return [
+            {
+                "name": self.names[i],
+                "score": float(self.score[i]),
+                "probability": _or_none(self.probability[i]),
+                "entropy": _or_none(self.entropy[i]),
+                "verdict": str(self.verdict[i]),
+            }
+            for i in range(len(self))
+        ]
+
+
+def _or_none(value: np.floating[Any]) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,82 @@
+"""Reading the JSON document of an exported file, checked by hand: no pydantic on a line PC."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from robustad.errors import InputError, StateError
+from robustad.geometry import Geometry
+from robustad.verdict import Policy
+
+# The key under which the document lies in the file's metadata, and its version.
+KEY = "robustad"
+SCHEMA_VERSION = 1
+
+INPUT = "image"
+CALIBRATION = ("calibration_slope", "calibration_intercept")
+OUTPUTS = ("score", "probability", "entropy", "patch_scores", "anomaly_map")
+
+
+def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
+    """Take the document out of a file's metadata and check what the runtime relies on.
+
+    Parameters
+    ----------
+    properties : mapping of str to str
+        The file's custom metadata.
+    path : str
+        For messages.
+
+    Returns
+    -------
+    dict
+        As described by `docs/artefact.schema.json`.
+
+    Raises
+    ------
+    StateError
+        If there is no document, it is damaged, or a newer robustad wrote it.
+    """
+    text = properties.get(KEY)
+    if text is None:
+        raise StateError(f"{path}: an ONNX file, but not one exported by robustad (no metadata)")
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise StateError(f"{path}: its robustad metadata is no JSON: {error}") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if not isinstance(version, int):
+        raise StateError(f"{path}: its robustad metadata has no schema_version")
+    if version > SCHEMA_VERSION:
+        raise StateError(
+            f"{path}: written by a newer robustad (metadata version {version}, this one reads up "
+            f"to {SCHEMA_VERSION}); upgrade robustad"
+        )
+    try:
+        geometry(document)
+        policy(document)
+        contract, patch_size = document["input"], document["patch_size"]
+        for edge in ("height", "width"):
+            if contract[edge] is not None and not isinstance(contract[edge], int):
+                raise TypeError(f"input.{edge} is {contract[edge]!r}")
+        if not isinstance(patch_size, int) or patch_size < 1:
+            raise TypeError(f"patch_size is {patch_size!r}")
+    except KeyError as error:
+        raise StateError(f"{path}: its robustad metadata lacks {error}") from error
+    except (TypeError, InputError) as error:
+        raise StateError(f"{path}: its robustad metadata is damaged: {error}") from error
+    return dict(document)
+
+
+def geometry(document: Mapping[str, Any]) -> Geometry:
+    """The way from an image to the file's input."""
+    stored = document["geometry"]
+    return Geometry(size=stored["size"], multiple=stored["multiple"], square=stored["square"])
+
+
+def policy(document: Mapping[str, Any]) -> Policy:
+    """The policy that the file was exported with."""
+    stored = document["policy"]
+    return Policy(
+        threshold=stored["threshold"], entropy_threshold=stored["entropy_threshold"]
+    )

@@ -1,0 +1,73 @@
+"""Images of any sizes, as runs that fit one batch each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from robustad.errors import InputError
+from robustad.geometry import Geometry
+from robustad.images import Images, iter_images
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image as a detector takes it.
+
+    Attributes
+    ----------
+    name : str
+        See `robustad.images.LoadedImage`.
+    height, width : int
+        Size of the original image in pixels.
+    pixels : array, (h, w, 3), float32 in [0, 1]
+        Resized and cropped.
+    """
+
+    name: str
+    height: int
+    width: int
+    pixels: npt.NDArray[np.float32]
+
+
+def batches(images: Images, geometry: Geometry, batch_size: int) -> Iterator[list[Prepared]]:
+    """Decode and prepare images, and gather neighbours of one prepared size.
+
+    Parameters
+    ----------
+    images : path, folder, PIL image, array, tensor, or an iterable of these
+        See `robustad.images.iter_images`.
+    geometry : Geometry
+        How to resize and crop.
+    batch_size : int >= 1
+        Images a batch at most.
+
+    Yields
+    ------
+    list of Prepared
+        In the order given; at least one.
+
+    Raises
+    ------
+    InputError
+        If `batch_size` is below 1 or an image cannot be read.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected >= 1, got {batch_size}")
+    batch: list[Prepared] = []
+    for image in iter_images(images):
+        height, width = image.pixels.shape[:2]
+        pixels = geometry.apply(image.pixels)
+        if batch and (len(batch) == batch_size or batch[0].pixels.shape != pixels.shape):
+            yield batch
+            batch = []
+        batch.append(Prepared(image.name, height, width, pixels))
+    if batch:
+        yield batch
+
+
+def stack(batch: list[Prepared]) -> npt.NDArray[np.float32]:
+    """One array (B, 3, h, w) of a batch."""
+    pixels = np.stack([prepared.pixels for prepared in batch])
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

@@ -1,0 +1,292 @@
+"""An exported detector, run by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from robustad.errors import InputError, StateError, VerificationError
+from robustad.images import Images
+from robustad.prediction import Prediction
+from robustad.runtime import _metadata
+from robustad.runtime._session import open_session
+from robustad.runtime.batches import batches, stack
+from robustad.runtime.golden import RECIPE, golden_image
+from robustad.verdict import Policy, binary_entropy
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def load(
+    path: str | Path,
+    *,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    calibration: tuple[float, float] | None = None,
+    policy: Policy | None = None,
+) -> OnnxDetector:
+    """Load a file written by `robustad.export_onnx`.
+
+    Parameters
+    ----------
+    path : str or Path
+        The `.onnx` file; a bank of over 2 GB lies in `.onnx.data` beside it.
+    providers : sequence of str, optional
+        onnxruntime's execution providers in order of preference, `CUDAExecutionProvider` or
+        `cuda` for short; by default the CPU alone. One that is missing is replaced by the CPU,
+        with a warning.
+    threads : int, optional
+        Threads inside an operation; by default as many as there are cores.
+    calibration : (float, float), optional
+        Slope and intercept to use in place of the file's own:
+        probability = sigmoid(slope * score + intercept).
+    policy : Policy, optional
+        To use in place of the file's own.
+
+    Returns
+    -------
+    OnnxDetector
+        Ready to predict. It needs neither torch nor the `onnx` package.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or an option is out of range.
+    StateError
+        If the file is truncated, no ONNX, not exported by robustad, or by a newer version.
+    MissingDependencyError
+        If onnxruntime is not installed.
+
+    Warns
+    -----
+    UserWarning
+        If a provider that was asked for is not there.
+    """
+    session = open_session(path, providers, threads)
+    metadata = _metadata.parse(session.get_modelmeta().custom_metadata_map, str(path))
+    detector = OnnxDetector(session, metadata, name=str(path))
+    if calibration is not None:
+        detector.calibration = calibration
+    if policy is not None:
+        detector.policy = policy
+    return detector
+
+
+class OnnxDetector:
+    """Scores images with an exported file; see `load`.
+
+    Attributes
+    ----------
+    metadata : dict
+        The file's description of itself; see `docs/artefact.schema.json`.
+    geometry : Geometry
+        How images are resized and cropped.
+    policy : Policy
+        Maps probabilities to verdicts; can be replaced.
+    """
+
+    def __init__(self, session: Any, metadata: dict[str, Any], *, name: str) -> None:
+        inputs = [value.name for value in session.get_inputs()]
+        outputs = [value.name for value in session.get_outputs()]
+        if inputs != [_metadata.INPUT] or set(_metadata.OUTPUTS) - set(outputs):
+            raise StateError(
+                f"{name}: expected the input 'image' and the outputs "
+                f"{', '.join(_metadata.OUTPUTS)}, got {inputs} and {outputs}"
+            )
+        self._session = session
+        self._name = name
+        self._calibration: tuple[float, float] | None = None
+        self.metadata = metadata
+        self.geometry = _metadata.geometry(metadata)
+        self.policy = _metadata.policy(metadata)
+
+    @property
+    def calibration(self) -> tuple[float, float] | None:
+        """Slope and intercept that override the file's own; None uses the file's."""
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, value: tuple[float, float] | None) -> None:
+        if value is not None:
+            pair = np.asarray(value, np.float32)
+            if pair.shape != (2,) or not np.isfinite(pair).all():
+                raise InputError(f"calibration: expected two finite numbers, got {value!r}")
+            value = (float(value[0]), float(value[1]))
+        self._calibration = value
+
+    @property
+    def providers(self) -> list[str]:
+        """Execution providers in use, the preferred one first."""
+        return list(self._session.get_providers())
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the only input size the file takes; None if it takes many."""
+        height, width = self.metadata["input"]["height"], self.metadata["input"]["width"]
+        return None if height is None or width is None else (height, width)
+
+    def patch_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch grid of a prepared image."""
+        patch = self.metadata["patch_size"]
+        return height // patch, width // patch
+
+    def run(self, x: FloatArray) -> dict[str, FloatArray]:
+        """Compute all outputs for prepared images.
+
+        Parameters
+        ----------
+        x : array, (B, 3, H, W), float32 in [0, 1]
+            RGB, resized and cropped as by `geometry`.
+
+        Returns
+        -------
+        dict of array, float32
+            `score` (B,), `probability` (B,) and `entropy` (B,) (NaN if not calibrated),
+            `patch_scores` (B, N) and `anomaly_map` (B, H, W).
+
+        Raises
+        ------
+        InputError
+            If shape, type or range of `x` does not fit the file.
+        """
+        self._check(x)
+        feeds = {_metadata.INPUT: np.ascontiguousarray(x)}
+        if self._calibration is not None:
+            values = (np.array(value, np.float32) for value in self._calibration)
+            feeds |= dict(zip(_metadata.CALIBRATION, values, strict=True))
+        names = list(_metadata.OUTPUTS)
+        return dict(zip(names, self._session.run(names, feeds), strict=True))
+
+    def patch_scores(self, x: FloatArray) -> FloatArray:
+        """Patch scores (B, N) of prepared images (B, 3, H, W); see `run`."""
+        return self.run(x)["patch_scores"]
+
+    def score(self, x: FloatArray) -> FloatArray:
+        """Image scores (B,) of prepared images (B, 3, H, W); see `run`."""
+        return self.run(x)["score"]
+
+    def predict(self, images: Images, *, batch_size: int = 8) -> Prediction:
+        """Score images of any sizes and say what to make of them.
+
+        Parameters
+        ----------
+        images : path, folder, PIL image, array, or an iterable of these
+            See `robustad.images.iter_images`.
+        batch_size : int >= 1, default 8
+            Images of equal prepared size scored at once.
+
+        Returns
+        -------
+        Prediction
+            With one entry an image, in the order given; the same as the detector's own.
+
+        Raises
+        ------
+        InputError
+            If an image cannot be read or there is none, or the file takes one size only and an
+            image has another aspect ratio.
+        """
+        names: list[str] = []
+        outputs: list[dict[str, FloatArray]] = []
+        grids: list[FloatArray] = []
+        maps: list[FloatArray] = []
+        for batch in batches(images, self.geometry, batch_size):
+            x = stack(batch)
+            size = (x.shape[2], x.shape[3])
+            if self.image_size not in (None, size):
+                raise InputError(
+                    f"{batch[0].name}: prepared to {size[0]} x {size[1]} pixels, but {self._name} "
+                    f"takes {self.image_size} only; export with dynamic_size=True, with this "
+                    "image_size, or a detector with square=True"
+                )
+            outputs.append(self.run(x))
+            coarse = outputs[-1]["patch_scores"].reshape(-1, *self.patch_grid(*size))
+            for i, image in enumerate(batch):
+                names.append(image.name)
+                grids.append(coarse[i])
+                smooth = outputs[-1]["anomaly_map"][i]
+                maps.append(self.geometry.restore(smooth, image.height, image.width))
+        if not names:
+            raise InputError("images: expected at least one image, got none")
+        probability = np.concatenate([out["probability"] for out in outputs]).astype(np.float64)
+        return Prediction(
+            names=names,
+            score=np.concatenate([out["score"] for out in outputs]),
+            probability=probability,
+            # of the same probability that the policy judges, not the graph's float32 one
+            entropy=binary_entropy(probability),
+            verdict=self.policy.decide(probability),
+            patch_scores=grids,
+            anomaly_map=maps,
+        )
+
+    def check_golden(self, *, tolerance: float = 1e-3) -> float:
+        """Run the golden input and compare with the outputs stored at export.
+
+        A quick check on the machine that will use the file: engine, provider, and whether the
+        files belong together. It replaces no verification on real images.
+
+        Parameters
+        ----------
+        tolerance : float, default 1e-3
+            Largest difference in score, and in mean and maximum of patch scores and map.
+
+        Returns
+        -------
+        float
+            The largest difference.
+
+        Raises
+        ------
+        VerificationError
+            If it is above `tolerance`; names the output.
+        StateError
+            If the file holds no golden outputs that this version knows.
+        """
+        golden = self.metadata.get("golden") or {}
+        if golden.get("recipe") != RECIPE:
+            raise StateError(f"{self._name}: no golden outputs of the recipe {RECIPE!r}")
+        out = self.run(golden_image(golden["height"], golden["width"]))
+        found = golden_outputs(out["score"], out["patch_scores"], out["anomaly_map"])
+        differences = {name: abs(found[name] - golden["outputs"][name]) for name in found}
+        worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
+        if not differences[worst] <= tolerance:
+            raise VerificationError(
+                f"{self._name}: golden output {worst} is {found[worst]:.6g}, expected "
+                f"{golden['outputs'][worst]:.6g} within {tolerance:g}"
+            )
+        return float(differences[worst])
+
+    def _check(self, x: FloatArray) -> None:
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 4 or x.shape[1] != 3:
+            got = f"{x.shape} of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+            raise InputError(f"x: expected a float32 array (B, 3, H, W), got {got}")
+        batch, _, height, width = x.shape
+        multiple = self.geometry.multiple
+        if not batch or not height or not width or height % multiple or width % multiple:
+            raise InputError(
+                f"x: expected at least one image with edges of whole multiples of {multiple} "
+                f"pixels, got {x.shape}"
+            )
+        if self.image_size not in (None, (height, width)):
+            raise InputError(f"x: {self._name} takes {self.image_size} pixels only, got {x.shape}")
+        low, high = float(x.min()), float(x.max())
+        if not (low >= 0.0 and high <= 1.0):  # also refuses NaN
+            raise InputError(f"x: expected values in [0, 1], got {low:g}..{high:g}")
+
+
+def golden_outputs(
+    score: FloatArray, patch_scores: FloatArray, anomaly_map: FloatArray
+) -> dict[str, float]:
+    """What is stored of the golden image's outputs."""
+    return {
+        "score": float(score[0]),
+        "patch_scores_mean": float(patch_scores.mean(dtype=np.float64)),
+        "patch_scores_max": float(patch_scores.max()),
+        "anomaly_map_mean": float(anomaly_map.mean(dtype=np.float64)),
+        "anomaly_map_max": float(anomaly_map.max()),
+    }

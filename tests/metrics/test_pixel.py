@@ -1,0 +1,403 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from robustad.errors import InputError
+from robustad.metrics import PixelMetrics
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+MEASURES = ("auroc", "ap", "aupro")
+
+
+def regions_of(mask):
+    """8-connected regions by flood fill, as lists of pixels."""
+    left = set(zip(*map(np.ndarray.tolist, np.nonzero(mask)), strict=True))
+    regions = []
+    while left:
+        todo = [left.pop()]
+        region = []
+        while todo:
+            y, x = todo.pop()
+            region.append((y, x))
+            around = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= around
+            todo += around
+        regions.append(tuple(np.array(region).T))
+    return regions
+
+
+def exact_aupro(maps, masks, limit=0.3):
+    """Overlap of each region and false positive rate at every distinct score, then trapezoids."""
+    thresholds = np.unique(np.concatenate([m.ravel() for m in maps]))[::-1]
+
+    def share_reaching(values):
+        return 1 - np.searchsorted(np.sort(values), thresholds, side="left") / values.size
+
+    normal = np.concatenate([m[~t] for m, t in zip(maps, masks, strict=True)])
+    overlap = [
+        share_reaching(m[r]) for m, t in zip(maps, masks, strict=True) for r in regions_of(t)
+    ]
+    fpr = np.append(0.0, share_reaching(normal))
+    pro = np.append(0.0, np.mean(overlap, axis=0))
+    inside = fpr <= limit
+    at_limit = np.interp(limit, fpr, pro) if not (fpr == limit).any() else pro[inside][-1]
+    return np.trapezoid(np.append(pro[inside], at_limit), np.append(fpr[inside], limit)) / limit
+
+
+def exact(maps, masks):
+    scores = np.concatenate([m.ravel() for m in maps])
+    truth = np.concatenate([m.ravel() for m in masks])
+    return (
+        roc_auc_score(truth, scores),
+        average_precision_score(truth, scores),
+        exact_aupro(maps, masks),
+    )
+
+
+def streamed(maps, masks, **options):
+    metrics = PixelMetrics(**options)
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        metrics.update(anomaly_map, mask)
+    return metrics.compute()
+
+
+def values(result):
+    return tuple(getattr(result, name) for name in MEASURES)
+
+
+def surface(seed, count=6, size=96, tail=1.0):
+    """Smooth log-normal score maps with blobs that score somewhat higher; one image in 3 good."""
+    rng = np.random.default_rng(seed)
+    maps, masks = [], []
+    for index in range(count):
+        mask = np.zeros((size, size), bool)
+        for _ in range(index % 3):
+            y, x, h, w = *rng.integers(0, size - 20, 2), *rng.integers(1, 20, 2)
+            mask[y : y + h, x : x + w] = True
+        noise = 8.0 * gaussian_filter(rng.normal(size=mask.shape), 3)
+        lift = gaussian_filter(mask.astype(float), 2) * rng.uniform(0.5, 3.0)
+        maps.append(np.exp(tail * (noise + lift)).astype(np.float32))
+        masks.append(mask)
+    return maps, masks
+
+
+TRANSFORMS = {
+    "as it is": lambda x: x,
+    "negative": lambda x: -1 / x,
+    "both signs": lambda x: np.log(x),
+    "tiny": lambda x: x * np.float32(1e-33),
+    "huge": lambda x: x * np.float32(1e30),
+    "narrow": lambda x: 0.9 + 0.005 * np.tanh(np.log(x)),
+    "offset": lambda x: -4000 + 3 * np.log(x),
+    "saturated": lambda x: np.minimum(x, np.float32(1.5)),
+    "many zeros": lambda x: np.maximum(x - np.float32(1.0), 0),
+    "rounded": lambda x: np.round(np.log(x), 1) + 0.0,
+    "probabilities": lambda x: 1 / (1 + x ** np.float32(-4)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_values_match_exact_sorting_on_any_range(name, seed):
+    maps, masks = surface(seed)
+    maps = [TRANSFORMS[name](m).astype(np.float32) for m in maps]
+    result = streamed(maps, masks)
+    assert values(result) == pytest.approx(exact(maps, masks), abs=5e-4)
+
+
+@pytest.mark.parametrize("tail", [3.0, 8.0])
+def test_heavy_tails(tail):
+    maps, masks = surface(2, tail=tail)
+    assert np.max(maps) / np.min(maps) > 1e6
+    assert values(streamed(maps, masks)) == pytest.approx(exact(maps, masks), abs=1e-4)
+
+
+@pytest.mark.parametrize("folder", ["hazelnut_toy/hazelnut", "aws_cookies/cookie"])
+def test_real_images_and_masks(folder):
+    root = SHARED / folder
+    if not root.is_dir():
+        pytest.skip(f"needs the real images of {folder} beside the repository")
+    images = sorted(p for p in (root / "test").glob("*/*") if p.parent.name != "good")[:5]
+    images += sorted((root / "test" / "good").glob("*"))[:3]
+    maps, masks = [], []
+    for path in images:
+        grey = np.asarray(Image.open(path).convert("L").resize((192, 192)), np.float64)
+        detail = np.abs(grey - gaussian_filter(grey, 8))
+        maps.append(gaussian_filter(detail, 2).astype(np.float32))
+        file = root / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+        mask = np.zeros((192, 192), bool)
+        if file.is_file():
+            mask = np.asarray(Image.open(file).convert("L").resize((192, 192), 0)) > 0
+        masks.append(mask)
+    assert sum(mask.any() for mask in masks) == 5
+    result = streamed(maps, masks)
+    assert values(result) == pytest.approx(exact(maps, masks), abs=1e-4)
+
+
+SCORE = st.one_of(
+    st.integers(-2, 2).map(float),
+    st.floats(-1, 1, width=32),
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+
+
+@st.composite
+def data_sets(draw):
+    maps, masks = [], []
+    for _ in range(draw(st.integers(1, 3))):
+        shape = draw(st.integers(1, 4)), draw(st.integers(2, 4))
+        size = shape[0] * shape[1]
+        scores = draw(st.lists(SCORE, min_size=size, max_size=size))
+        truth = draw(st.lists(st.booleans(), min_size=size, max_size=size))
+        maps.append(np.array(scores, np.float32).reshape(shape))
+        masks.append(np.array(truth).reshape(shape))
+    masks[0][0, :2] = True, False
+    return maps, masks
+
+
+def quantised(maps, bins):
+    """Numbers that are equal where the bins are, by the documented rule and no histogram."""
+    bits = [np.abs(m).view(np.int32).astype(int) for m in maps]
+    signs = [np.sign(m).astype(int) for m in maps]
+    out = [np.zeros(m.shape) for m in maps]
+    for sign in (-1, 1):
+        some = np.concatenate([b[s == sign] for b, s in zip(bits, signs, strict=True)])
+        if some.size:
+            shifts = range(32)
+            shift = next(s for s in shifts if (some.max() >> s) - (some.min() >> s) < bins)
+            for o, b, s in zip(out, bits, signs, strict=True):
+                o[s == sign] = sign * (1 + (b[s == sign] >> shift))
+    return out
+
+
+@settings(deadline=None)
+@given(data_sets(), st.sampled_from([2, 3, 16, 1000, 1 << 18]))
+def test_values_are_exact_but_for_the_bins(data, bins):
+    maps, masks = data
+    result = streamed(maps, masks, bins=bins)
+    assert values(result) == pytest.approx(exact(quantised(maps, bins), masks), abs=1e-12)
+    assert all(0 <= value <= 1 for value in values(result))
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_scores_a_thousandth_apart_are_told_apart_on_the_widest_range(sign):
+    info = np.finfo(np.float32)
+    ends = [-info.max, -info.smallest_subnormal, 0, info.smallest_subnormal, info.max]
+    for exponent in range(-120, 120, 7):
+        pair = sign * np.array([1.2345, 1.2345 * 1.001]) * 2.0**exponent
+        scores = np.array([[*ends, *pair]], np.float32)
+        mask = np.array([[False] * 5 + [True, False]])
+        assert streamed([scores], [mask]).auroc == roc_auc_score(mask[0], scores[0])
+
+
+def test_a_magnitude_range_of_1e4_is_resolved_as_documented():
+    pair = 0.7 * np.array([1.0, 1.00006])
+    scores, mask = np.array([[1e-4, 1.0, *pair]]), np.array([[False, False, True, False]])
+    assert streamed([scores], [mask]).auroc == roc_auc_score(mask[0], scores[0])
+
+
+@settings(deadline=None)
+@given(data_sets(), st.randoms(), st.sampled_from([2, 16, 1 << 18]))
+def test_the_order_of_images_does_not_matter(data, random, bins):
+    pairs = list(zip(*data, strict=True))
+    first = streamed(*data, bins=bins)
+    random.shuffle(pairs)
+    second = streamed(*zip(*pairs, strict=True), bins=bins)
+    assert values(first) == pytest.approx(values(second), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(data_sets())
+def test_negating_scores_and_masks_mirrors_auroc(data):
+    maps, masks = data
+    result = streamed(maps, masks)
+    mirrored = streamed([-m for m in maps], masks)
+    assert result.auroc + mirrored.auroc == pytest.approx(1, abs=1e-12)
+
+
+def test_constant_maps():
+    masks = [np.eye(4, dtype=bool), np.zeros((4, 4), bool)]
+    result = streamed([np.full((4, 4), 0.3)] * 2, masks)
+    # One step from (0, 0) to (1, 1), cut at 0.3: a triangle.
+    assert values(result) == pytest.approx((0.5, 4 / 32, 0.15))
+    assert values(result) == pytest.approx(exact([np.full((4, 4), 0.3)] * 2, masks))
+
+
+def test_perfect_and_inverted_maps():
+    mask = np.zeros((8, 8), bool)
+    mask[2:4, 2:4] = True
+    assert values(streamed([mask.astype(float)], [mask])) == (1.0, 1.0, 1.0)
+    assert values(streamed([-mask.astype(float)], [mask])) == pytest.approx((0, 4 / 64, 0))
+
+
+def test_regions_count_alike_whatever_their_size():
+    mask = np.zeros((20, 20), bool)
+    mask[0, 0] = True
+    mask[5:15, 5:15] = True
+    scores = np.zeros((20, 20))
+    scores[0, 0] = 1.0  # the region of one pixel is found, the large one not at all
+    result = streamed([scores], [mask])
+    assert result.n_regions == 2
+    # From overlap 1/2 at rate 0 straight to 1 at rate 1.
+    assert result.aupro == pytest.approx(0.5 + 0.15 / 2)
+    assert result.aupro == pytest.approx(exact_aupro([scores], [mask]))
+
+
+def test_regions_touching_at_a_corner_are_one():
+    mask = np.zeros((4, 4), bool)
+    mask[[0, 1, 2], [0, 1, 2]] = True
+    mask[0, 3] = True
+    assert streamed([np.zeros((4, 4))], [mask]).n_regions == 2
+
+
+def test_an_image_that_is_anomalous_all_over():
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(8, 8)).astype(np.float32) for _ in range(2)]
+    masks = [np.ones((8, 8), bool), np.zeros((8, 8), bool)]
+    result = streamed(maps, masks)
+    assert result.n_regions == 1
+    assert values(result) == pytest.approx(exact(maps, masks))
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
+def test_the_limit_of_aupro(limit):
+    maps, masks = surface(3)
+    result = streamed(maps, masks, fpr_limit=limit)
+    assert result.aupro == pytest.approx(exact_aupro(maps, masks, limit), abs=1e-4)
+
+
+def test_aupro_at_limit_1_of_one_region_is_auroc():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((30, 30), bool)
+    mask[5:12, 5:12] = True
+    result = streamed([rng.normal(size=mask.shape) + mask], [mask], fpr_limit=1.0)
+    assert result.aupro == pytest.approx(result.auroc, abs=1e-12)
+
+
+def test_aupro_stays_below_1_with_regions_of_awkward_sizes():
+    # 1/3 + 1/3 + 1/3 and the like do not add up to 1 exactly.
+    rng = np.random.default_rng(0)
+    masks = [np.zeros((40, 40), bool) for _ in range(5)]
+    for mask in masks:
+        mask[::4, : rng.integers(2, 40)] = True
+    result = streamed([m * (1 + rng.random(m.shape)) for m in masks], masks)
+    assert 1 - 1e-12 < result.aupro <= 1.0
+
+
+def test_negative_zero_ties_with_zero():
+    mask = np.array([[True, False]])
+    assert streamed([np.array([[-0.0, 0.0]])], [mask]).auroc == 0.5
+    assert streamed([np.array([[-0.0, 0.0]]), np.array([[-1.0, -2.0]])], [mask] * 2).auroc == 0.625
+
+
+def test_neighbouring_floats_are_told_apart():
+    one = np.float32(1.0)
+    scores = np.array([[one, np.nextafter(one, np.float32(2))]])
+    assert streamed([scores], [np.array([[False, True]])]).auroc == 1.0
+
+
+def test_extreme_floats_are_ordered():
+    # The largest, the smallest normal, the smallest denormal number, and their negatives.
+    info = np.finfo(np.float32)
+    some = [info.max, info.tiny, info.smallest_subnormal]
+    scores = np.array([[-x for x in some] + [0.0] + some[::-1]], np.float32)
+    assert (np.diff(scores) > 0).all()
+    masks = [np.arange(7)[None] >= k for k in range(1, 7)]
+    assert all(streamed([scores], [mask]).auroc == 1.0 for mask in masks)
+
+
+def test_counts_and_running_results():
+    maps, masks = surface(4)
+    metrics = PixelMetrics()
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        metrics.update(anomaly_map, mask)
+        if masks[1] is mask:
+            early = metrics.compute()
+    assert values(early) == pytest.approx(exact(maps[:2], masks[:2]), abs=1e-4)
+    result = metrics.compute()
+    assert result == metrics.compute()
+    assert result.n_images == len(maps)
+    assert result.n_pixels == sum(m.size for m in maps)
+    assert result.n_anomalous_pixels == sum(m.sum() for m in masks)
+    assert result.n_regions == sum(len(regions_of(m)) for m in masks)
+    assert all(type(value) is float for value in values(result))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_types_and_strides(dtype):
+    maps, masks = surface(5)
+    maps = [np.log(m).astype(dtype)[:, ::-1].T for m in maps]
+    masks = [m[:, ::-1].T for m in masks]
+    expected = exact([m.astype(np.float32) for m in maps], masks)
+    assert values(streamed(maps, masks)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_more_bins_are_finer():
+    maps, masks = surface(6)
+    truth = np.array(exact(maps, masks))
+    off = [np.abs(np.array(values(streamed(maps, masks, bins=2**k))) - truth) for k in (3, 8, 16)]
+    assert (off[0] > off[1]).all()
+    assert (off[1] > off[2]).all()
+
+
+FINE = np.zeros((2, 3), np.float32), np.zeros((2, 3), bool)
+
+
+@pytest.mark.parametrize(
+    ("anomaly_map", "mask", "message"),
+    [
+        (FINE[0], FINE[1].T, r"mask of image 1: expected bool \(2, 3\) .* got bool \(3, 2\)"),
+        (FINE[0], FINE[1].astype(int), r"mask of image 1: expected bool .* got int64 \(2, 3\)"),
+        (FINE[0][None], FINE[1], r"anomaly_map of image 1: .* got float32 \(1, 2, 3\)"),
+        (np.zeros((2, 3), int), FINE[1], r"anomaly_map of image 1: .* got int64 \(2, 3\)"),
+        (np.zeros((0, 3)), np.zeros((0, 3), bool), r"got float64 \(0, 3\)"),
+        (np.array([[0, 0, 0], [0, np.nan, 0]]), FINE[1], "got nan at row 1, column 1"),
+        (np.array([[0, 0, np.inf], [0, 0, 0]]), FINE[1], "got inf at row 0, column 2"),
+        (
+            np.array([[0, 0, 0], [-1e39, 0, 0]]),
+            FINE[1],
+            "float32 .* got -1e[+]39 at row 1, column 0",
+        ),
+    ],
+)
+def test_bad_images_are_named_and_not_counted(anomaly_map, mask, message):
+    metrics = PixelMetrics()
+    metrics.update(np.array([[0.1, 0.9]]), np.array([[False, True]]))
+    before = metrics.compute()
+    with pytest.raises(InputError, match=message):
+        metrics.update(anomaly_map, mask)
+    assert metrics.compute() == before
+
+
+def test_missing_classes_are_named():
+    metrics = PixelMetrics()
+    with pytest.raises(InputError, match="found no anomalous pixel in 0 images"):
+        metrics.compute()
+    metrics.update(*FINE)
+    with pytest.raises(InputError, match="found no anomalous pixel in 1 images"):
+        metrics.compute()
+    metrics = PixelMetrics()
+    metrics.update(FINE[0], ~FINE[1])
+    with pytest.raises(InputError, match="found no normal pixel in 1 images"):
+        metrics.compute()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bins": 1}, "bins: expected 2 to 536870912, got 1"),
+        ({"bins": 2**31}, "bins: expected 2 to 536870912, got 2147483648"),
+        ({"bins": 1e6}, "bins: expected a whole number >= 1, got 1000000.0"),
+        ({"fpr_limit": 0}, r"fpr_limit: expected a number in \(0, 1\], got 0"),
+        ({"fpr_limit": 30}, "fpr_limit: .* got 30"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        PixelMetrics(**options)
