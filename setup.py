@@ -13,6 +13,7 @@ class SdistWithSources(sdist):
     """An sdist that also carries what setuptools would leave out: headers, tests, benchmarks."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """Copy the declared files and the extra ones."""
         extra = [
             str(path)
             for folder in ("csrc", "benchmarks", "tests", "docs", "kernels")

@@ -1,7 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,14 +34,11 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{final}: its parent {final.parent} is not a folder") from error
-    handle, name = tempfile.mkstemp(
-        prefix=f".{final.stem}.", suffix=f".part{final.suffix}", dir=final.parent
-    )
-    os.close(handle)
-    aside = Path(name)
+    aside = final.with_name(f".{secrets.token_hex(8)}.part{final.suffix}")
+    # The umask decides, as for any new file; tempfile's 0600 would hide results from a group.
+    aside.touch(mode=0o666, exist_ok=False)
     try:
         yield aside
-        aside.chmod(0o666 & ~_umask())
         aside.replace(final)
     finally:
         aside.unlink(missing_ok=True)
@@ -52,10 +48,3 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` in UTF-8, whole or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
-
-
-def _umask() -> int:
-    # The process's umask can only be read by setting it; mkstemp's 0600 would hide results from a group.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

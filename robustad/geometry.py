@@ -150,9 +150,7 @@ def _resize(pixels: FloatArray, height: int, width: int, kernel: str) -> FloatAr
     return np.ascontiguousarray(out, dtype=np.float32)
 
 
-def _gather_rows(
-    pixels: FloatArray, index: npt.NDArray[np.intp], weight: FloatArray
-) -> FloatArray:
+def _gather_rows(pixels: FloatArray, index: npt.NDArray[np.intp], weight: FloatArray) -> FloatArray:
     # One pass per tap: as many multiply-adds as taps, and no (out, taps, W, C) array in between.
     flat = pixels.reshape(pixels.shape[0], -1)
     out = np.zeros((index.shape[0], flat.shape[1]), np.float32)

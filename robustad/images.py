@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -56,7 +57,9 @@ def iter_images(images: Images) -> Iterator[LoadedImage]:
     ------
     LoadedImage
         Greyscale is repeated to three channels, CMYK and palettes are converted, an alpha
-        channel is dropped, 16-bit depth is kept, EXIF rotation is applied.
+        channel is dropped, EXIF rotation is applied. The depth of 16-bit greyscale is kept;
+        Pillow reads 16-bit colour files as 8-bit ones. Its 32-bit integers (mode `I`) must lie in
+        0..65535 and count as 16-bit.
 
     Raises
     ------
@@ -133,7 +136,8 @@ def _decode(source: Any, name: str) -> npt.NDArray[np.float32]:
     if isinstance(source, Path):
         return _from_file(source)
     if _is_pil(source):
-        return _from_pil(source, name)
+        with _decoding(name):
+            return _from_pil(source, name)
     if _is_tensor(source):
         array = source.detach().cpu()
         array = array.float().numpy() if array.is_floating_point() else array.numpy()
@@ -149,21 +153,28 @@ def _from_file(path: Path) -> npt.NDArray[np.float32]:
     pil = require("PIL.Image", extra="cpu", purpose="reading image files")
     if not path.is_file():
         raise InputError(f"{path}: no such image file or folder")
+    with _decoding(str(path)), pil.open(path) as image:
+        return _from_pil(image, str(path))
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turn what Pillow raises into an InputError that names the image."""
+    pil = require("PIL.Image", extra="cpu", purpose="reading image files")
     try:
-        with pil.open(path) as image:
-            image.load()
-            return _from_pil(image, str(path))
+        yield
     except InputError:
         raise
     except pil.DecompressionBombError as error:
-        raise InputError(f"{path}: refused, too many pixels ({error})") from error
+        raise InputError(f"{name}: refused, too many pixels ({error})") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, ...
         reason = "not an image" if isinstance(error, pil.UnidentifiedImageError) else str(error)
-        raise InputError(f"{path}: cannot be read as an image: {reason}") from error
+        raise InputError(f"{name}: cannot be read as an image: {reason}") from error
 
 
 def _from_pil(image: PILImage, name: str) -> npt.NDArray[np.float32]:
     ops = require("PIL.ImageOps", extra="cpu", purpose="reading image files")
+    image.load()
     image = ops.exif_transpose(image)
     if image.mode.startswith("I;16"):
         return _from_array(np.asarray(image, np.uint16), name)
@@ -176,20 +187,23 @@ def _from_pil(image: PILImage, name: str) -> npt.NDArray[np.float32]:
         return _from_array(values.astype(np.uint16), name)
     if image.mode == "F":
         return _from_array(np.asarray(image, np.float32), name)
-    return _from_array(np.asarray(image.convert("RGB")), name)
+    # Via RGBA, Pillow takes transparent palettes without a warning; the alpha is dropped below.
+    mode = "RGBA" if "transparency" in image.info else "RGB"
+    return _from_array(np.asarray(image.convert(mode)), name)
 
 
 def _from_array(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.float32]:
+    shape = array.shape
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or array.size == 0:
         raise InputError(
-            f"{name}: expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}"
+            f"{name}: expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {shape}"
         )
     array = array[..., :3]
     if array.dtype == np.bool_:
         values = array.astype(np.float32)
-    elif array.dtype in (np.uint8, np.uint16):
+    elif array.dtype.kind == "u" and array.dtype.itemsize <= 2:  # of either byte order
         values = array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
     elif np.issubdtype(array.dtype, np.floating):
         values = array.astype(np.float32)

@@ -47,12 +47,13 @@ class Prediction:
     def to_records(self) -> list[dict[str, Any]]:
         """One JSON-ready dict an image: name, score, probability, entropy, verdict.
 
-        Probability and entropy are None where the detector is not calibrated.
+        Probability and entropy are None where the detector is not calibrated, and so is any number
+        that JSON cannot write (NaN, infinity).
         """
         return [
             {
                 "name": self.names[i],
-                "score": float(self.score[i]),
+                "score": _or_none(self.score[i]),
                 "probability": _or_none(self.probability[i]),
                 "entropy": _or_none(self.entropy[i]),
                 "verdict": str(self.verdict[i]),
@@ -62,4 +63,4 @@ class Prediction:
 
 
 def _or_none(value: np.floating[Any]) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return float(value) if np.isfinite(value) else None

@@ -1,7 +1,11 @@
 """A progress bar on standard error, so that standard output stays a script's."""
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
@@ -30,10 +34,38 @@ def track(
     if not enabled:
         yield from items
         return
+    with _bar() as progress:
+        yield from progress.track(items, total=total, description=description)
+
+
+@contextmanager
+def counter(description: str, *, enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Give a function (done, total) that moves a progress bar.
+
+    Parameters
+    ----------
+    description : str
+        Shown before the bar.
+    enabled : bool, default True
+        False gives a function that shows nothing.
+
+    Yields
+    ------
+    callable
+        To be called with the number of items done and the number of all.
+    """
+    if not enabled:
+        yield lambda done, total: None
+        return
+    with _bar() as progress:
+        task = progress.add_task(description)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _bar() -> "Progress":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, total=total, description=description)
+    return Progress(*columns, console=Console(stderr=True), transient=True)

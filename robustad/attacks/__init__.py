@@ -1,9 +1,9 @@
 """Attacks on anomaly detectors, white-box through the true score or the study's linear probe."""
 
-from robustad.attacks.attack import AttackResult, attack
 from robustad.attacks.objectives import OBJECTIVES, Objective, Scores, patch_mask
 from robustad.attacks.presets import PRESETS, Preset
 from robustad.attacks.probe import LinearProbe
+from robustad.attacks.run import AttackResult, attack
 
 __all__ = [
     "OBJECTIVES",

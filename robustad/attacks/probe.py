@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from robustad.errors import InputError
 
 
+@runtime_checkable
 class FeatureScorer(Protocol):
     """A detector that shows the features its patch scores are made of."""
 

@@ -83,7 +83,8 @@ class Backbone(nn.Module, ABC):
         """Raise InputError unless `x` is (B, 3, H, W) with edges of whole multiples."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise InputError(
-                f"x: expected a floating-point tensor (B, 3, H, W), got {tuple(x.shape)} of {x.dtype}"
+                "x: expected a floating-point tensor (B, 3, H, W), got "
+                f"{tuple(x.shape)} of {x.dtype}"
             )
         height, width = x.shape[2:]
         if height % self.multiple or width % self.multiple or not height or not width:

@@ -12,6 +12,9 @@ ORIENTATIONS = 6
 SCALES = 4
 RADIUS = 4
 WAVELENGTH = 4.5
+# Grey-world balance: each channel is brought to this mean; the floor keeps dark images calm.
+GREY = 0.4
+GREY_FLOOR = 0.05
 # Energies of an 8-bit image's noise; below it the logarithm would amplify nothing but noise.
 FLOOR = 0.01
 
@@ -19,9 +22,10 @@ FLOOR = 0.01
 class FilterBank(Backbone):
     """Local colour and log energies of Gabor filters on a patch grid.
 
-    Three opponent channels (luminance, red-green, blue-yellow) pass through quadrature pairs of
+    The colour balance and exposure of each image are normalised (grey world). Three opponent
+    channels (luminance, red-green, blue-yellow) pass through quadrature pairs of
     Gabor filters, at four octaves for luminance and two for colour; the energy of each pair is
-    averaged over overlapping windows of two patches and compressed by a logarithm. Local means
+    averaged over overlapping windows of 3 x 3 patches and compressed by a logarithm. Local means
     and standard deviations of the three channels complete the vector.
 
     Attributes
@@ -63,7 +67,9 @@ class FilterBank(Backbone):
 
     def features(self, x: Tensor) -> Tensor:
         """Patch features (B, N, 42); see the class."""
-        channels = F.conv2d(x.float(), self.opponent)
+        x = x.float()
+        balanced = GREY * x / (x.mean(dim=(2, 3), keepdim=True) + GREY_FLOOR)
+        channels = F.conv2d(balanced, self.opponent)
         luminance, colour = channels[:, :1], channels[:, 1:]
         maps = []
         for octave in range(SCALES):
@@ -88,7 +94,7 @@ class FilterBank(Backbone):
         return torch.log(self._pool(energy, self.patch_size >> octave))
 
     def _pool(self, maps: Tensor, patch: int) -> Tensor:
-        """Mean over windows of two patches around each patch."""
+        """Mean over each patch and its eight neighbours."""
         if patch > 1:
             maps = F.avg_pool2d(maps, patch)
         return F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)

@@ -40,6 +40,8 @@ class TimmCNN(Backbone):
         layers = config.layers
         if layers is None:
             layers = self._default_layers(config.name)
+        if not layers or len(set(layers)) != len(layers):
+            raise InputError(f"layers: expected one or more distinct feature levels, got {layers}")
         self.config = BackboneConfig(name=config.name, layers=tuple(layers))
         try:
             model: Any = build(
@@ -49,6 +51,10 @@ class TimmCNN(Backbone):
             raise InputError(
                 f"layers: backbone {config.name!r} has no feature levels {layers}: {error}"
             ) from error
+        if getattr(model, "output_fmt", "NCHW") != "NCHW":
+            raise InputError(
+                f"backbone {config.name!r}: expected a CNN, got feature maps (B, H, W, C)"
+            )
         self.model = model
         strides = [int(stride) for stride in model.feature_info.reduction()]
         self.patch_size, self.multiple = min(strides), max(strides)
@@ -70,7 +76,9 @@ class TimmCNN(Backbone):
     def _default_layers(name: str) -> tuple[int, ...]:
         model: Any = build(_create_features, name, "random")
         strides = model.feature_info.reduction()
-        return tuple(i for i, stride in enumerate(strides) if stride in (8, 16)) or (len(strides) - 1,)
+        return tuple(i for i, stride in enumerate(strides) if stride in (8, 16)) or (
+            len(strides) - 1,
+        )
 
 
 def _create_features(name: str, **options: Any) -> Any:

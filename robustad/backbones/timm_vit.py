@@ -12,7 +12,7 @@ from robustad.errors import InputError
 
 
 class TimmViT(Backbone):
-    """Normalised last-layer patch tokens of a timm vision transformer.
+    """Last-layer patch tokens of a timm vision transformer, after its final normalisation.
 
     Parameters
     ----------
@@ -24,7 +24,8 @@ class TimmViT(Backbone):
     Notes
     -----
     Prefix tokens (class, registers) are dropped. Position embeddings are interpolated to the
-    image, so that any size works.
+    image, so that any size works. A model that timm normalises only after averaging its tokens
+    (its `fc_norm`) gives them as they are.
     """
 
     mean: Tensor
@@ -37,9 +38,14 @@ class TimmViT(Backbone):
         import timm
 
         self.config = config
-        model: Any = build(
-            timm.create_model, config.name, weights, num_classes=0, dynamic_img_size=True
-        )
+        try:
+            model: Any = build(
+                timm.create_model, config.name, weights, num_classes=0, dynamic_img_size=True
+            )
+        except TypeError as error:
+            raise InputError(
+                f"backbone {config.name!r}: expected a ViT that takes images of any size ({error})"
+            ) from error
         self.model = model
         patch = model.patch_embed.patch_size
         if patch[0] != patch[1]:
@@ -50,7 +56,7 @@ class TimmViT(Backbone):
         register_normalisation(self, model.pretrained_cfg)
 
     def features(self, x: Tensor) -> Tensor:
-        """Patch tokens (B, N, D) after the final normalisation."""
+        """Patch tokens (B, N, D); see the class."""
         tokens: Tensor = self.model.forward_features((x - self.mean) / self.std)
         return tokens[:, self.prefix :]
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from robustad.errors import WeightsError
 
 RANDOM = "random"
+# Batch norm's step counters have no effect on the output and many files lack them.
+COUNTER = "num_batches_tracked"
 
 
 def build(
@@ -38,11 +40,13 @@ def build(
     WeightsError
         If the model is unknown, its weights cannot be downloaded, or a checkpoint is missing,
         unreadable or does not fit.
+    AssertionError, IndexError, TypeError
+        As timm raises them, if the model does not take `options`.
     """
     download = weights is None
-    if download and not _cached(name) and _no_network():
-        raise _no_download(name, "no network")
     try:
+        if download and not _cached(name) and _no_network():
+            raise _no_download(name, "no network")
         model = create(name, pretrained=download, **options)
     except WeightsError:
         raise
@@ -56,7 +60,7 @@ def build(
             raise
         raise _no_download(name, error) from error
     except Exception as error:  # the hub client has many network errors
-        if not download:
+        if not download or isinstance(error, AssertionError | IndexError | TypeError):
             raise
         raise _no_download(name, error) from error
     if weights is not None and str(weights) != RANDOM:
@@ -65,31 +69,39 @@ def build(
 
 
 def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint file into `model`; extra keys (a head, unused stages) are left out.
+    """Load a checkpoint file into `model`; a head or unused stages in it are left out.
 
     Raises
     ------
     WeightsError
-        If the file is missing or unreadable, or a parameter is missing or of another shape.
+        If the file is missing or unreadable, a parameter is missing or of another shape, or a
+        stage of the model has more parameters in the file than in the model.
     """
     state = _read(path)
-    state = _convert(state, model)
-    # Batch norm's step counters have no effect on the output and many files lack them.
-    own = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-    missing = [key for key in own if key not in state]
+    try:
+        state = _convert(state, model)
+    except Exception as error:  # a layout that timm takes for another one
+        raise WeightsError(f"{path}: does not fit the model: {_first_line(error)}") from error
+    own = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
+    source = {key: _key_in(state, key) for key in own}
+    missing = [key for key in own if source[key] not in state]
     if missing:
         raise WeightsError(
             f"{path}: does not fit the model, {len(missing)} of {len(own)} tensors are missing, "
             f"first {missing[0]!r}; the file's first key is {next(iter(state), None)!r}"
         )
-    wrong = [key for key in own if own[key].shape != state[key].shape]
-    if wrong:
-        key = wrong[0]
-        raise WeightsError(
-            f"{path}: tensor {key!r} has shape {tuple(state[key].shape)}, the model expects "
-            f"{tuple(own[key].shape)}"
-        )
-    model.load_state_dict({key: state[key] for key in own}, strict=False)
+    for key, name in source.items():
+        if own[key].shape != state[name].shape:
+            raise WeightsError(
+                f"{path}: tensor {name!r} has shape {tuple(state[name].shape)}, the model expects "
+                f"{tuple(own[key].shape)}"
+            )
+    used, stages = {*source.values(), *model.state_dict()}, _stages(model)
+    for name in state:
+        # A deeper network of the same family has all that this one has, and more.
+        if name.startswith(stages) and name not in used and not name.endswith(COUNTER):
+            raise WeightsError(f"{path}: does not fit the model, which has no tensor {name!r}")
+    model.load_state_dict({key: state[name] for key, name in source.items()}, strict=False)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -129,15 +141,36 @@ def _convert(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _cached(name: str) -> bool:
+def _key_in(state: dict[str, Tensor], key: str) -> str:
+    """Name of a parameter in the file: timm's feature extractors make `stages_0` of `stages.0`."""
+    first, dot, rest = key.partition(".")
+    cuts = [i for i, character in enumerate(first) if character == "_"]
+    names = [key, *(f"{first[:i]}.{first[i + 1 :]}{dot}{rest}" for i in cuts)]
+    return next((name for name in names if name in state), key)
+
+
+def _stages(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the stages whose features are used."""
+    info: Any = getattr(model, "feature_info", None)
+    names = info.module_name() if hasattr(info, "module_name") else ["blocks"]
+    return tuple(f"{name}." for name in names)
+
+
+def _hub_id(name: str) -> str | None:
+    """Where the hub has the weights; None where timm knows of none there."""
     import timm
-    from huggingface_hub import try_to_load_from_cache
 
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    hub_id = getattr(cfg, "hf_hub_id", None)
-    if not hub_id:
-        return False
-    hub_id = f"{hub_id}{name}" if str(hub_id).endswith("/") else str(hub_id)
+    return getattr(cfg, "hf_hub_id", None)
+
+
+def _cached(name: str) -> bool:
+    """Whether `name` can be built without the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    hub_id = _hub_id(name)
+    if hub_id is None:
+        return True  # unknown to timm or never published there: timm says so without a network
     files = ("model.safetensors", "pytorch_model.bin")
     return any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in files)
 
@@ -159,9 +192,10 @@ def _first_line(error: Exception | str) -> str:
 
 
 def _no_download(name: str, error: Exception | str) -> WeightsError:
+    hub_id = _hub_id(name) or f"timm/{name}"
     return WeightsError(
         f"backbone {name!r}: its weights are not in the local cache and cannot be downloaded "
-        f"({_first_line(error)}). Either get the checkpoint on a machine with a network (for timm "
-        f"models: huggingface.co/timm/{name}, file model.safetensors) and pass its path as "
+        f"({_first_line(error)}). Either get the checkpoint on a machine with a network ("
+        f"huggingface.co/{hub_id}, file model.safetensors) and pass its path as "
         "`weights` (--weights on the command line), or use backbone 'filters', which needs none"
     )

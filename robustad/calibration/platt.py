@@ -109,6 +109,8 @@ class Platt:
             )
         # Halves first: the spread of finite scores may be more than the largest float64.
         centre, half_range = low / 2 + high / 2, high / 2 - low / 2
+        if half_range < np.finfo(np.float64).tiny:
+            raise _too_close(low, high)
         scaled = (values - centre) / half_range
         mean, spread = float(scaled.mean()), float(scaled.std())
         n_anomalous = int(truth.sum())
@@ -119,10 +121,7 @@ class Platt:
             raw_slope = np.float64(slope) / spread / half_range
             raw_intercept = intercept - slope * mean / spread - raw_slope * centre
         if not (np.isfinite(raw_slope) and np.isfinite(raw_intercept)):
-            raise InputError(
-                "scores: expected a spread that a float64 can hold the slope for, "
-                f"got {low:g}..{high:g}"
-            )
+            raise _too_close(low, high)
         self._state = _State(
             slope=float(raw_slope),
             intercept=float(raw_intercept),
@@ -343,3 +342,9 @@ def _restored(state: Mapping[str, Any]) -> Platt:
     platt = Platt()
     platt._state = _State.model_validate(dict(state))
     return platt
+
+
+def _too_close(low: float, high: float) -> InputError:
+    return InputError(
+        f"scores: expected a spread that a float64 can hold the slope for, got {low:g}..{high:g}"
+    )

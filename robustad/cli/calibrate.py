@@ -82,12 +82,16 @@ def calibrate(
         raw = np.array(score([sample.image for sample in held_out]))
         truth = [sample.label for sample in held_out]
         measured = {
-            when: {"ece_positive": ece_positive(p, truth), "nll": nll(p, truth), "brier": brier(p, truth)}
+            when: {
+                "ece_positive": ece_positive(p, truth),
+                "nll": nll(p, truth),
+                "brier": brier(p, truth),
+            }
             for when, p in (("before", raw.clip(0, 1)), ("after", calibrated.probability(raw)))
         }
         loaded.calibrator = calibrator = calibrator.with_measures(**measured)
     loaded.to("cpu").save(out or detector)
-    assert calibrator is not None  # noqa: S101 - calibrate has just set it
+    assert calibrator is not None
     state = calibrator.to_dict()
     if json:
         policy = loaded.policy
@@ -107,4 +111,6 @@ def calibrate(
     for when in ("before", "after"):
         if state.get(when):
             figures = ", ".join(f"{name} {value:.3f}" for name, value in state[when].items())
-            common.say.print(f"{when} calibration, on {len(held_out or ())} other images: {figures}")
+            common.say.print(
+                f"{when} calibration, on {len(held_out or ())} other images: {figures}"
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 from rich.console import Console
@@ -87,6 +87,15 @@ def parse_device(text: str) -> str:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device: {text} was asked for, but torch finds no GPU")
     return text
+
+
+def parse_shots(text: str) -> int | Literal["full"]:
+    """Read a number of shots, or `full`."""
+    if text == "full":
+        return "full"
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--shots: expected a number >= 1 or full, got {text!r}")
+    return int(text)
 
 
 def print_json(value: Any) -> None:

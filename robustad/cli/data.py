@@ -35,12 +35,11 @@ def check(
     json: common.Json = False,
 ) -> None:
     """Decode every image and mask and report what is wrong; exit with code 1 if anything is."""
-    from robustad.progress import track
+    from robustad.progress import counter
 
     chosen = common.load_data(dataset, data, category)
-    problems: list[str] = []
-    for sample in track((*chosen.train, *chosen.test), "check"):
-        problems += chosen.check_sample(sample)
+    with counter("check") as moved:
+        problems = chosen.check(moved)
     counts = {
         "train": len(chosen.train),
         "test_normal": sum(sample.label == 0 for sample in chosen.test),

@@ -1,4 +1,4 @@
-"""`robustad evaluate`: how good is a detector, clean and under attack?"""
+"""`robustad evaluate`: how good a detector is, clean and under attack."""
 
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +41,7 @@ def evaluate(
 
     loaded = load(detector).to(common.parse_device(device))
     chosen = common.load_data(dataset, data, category)
-    held_out, samples = (), chosen.test
+    held_out, samples = chosen.test[:0], chosen.test
     if calibration > 0:
         held_out, samples = calibration_split(chosen.test, fraction=calibration, seed=seed)
     attacks = [] if clean else attack

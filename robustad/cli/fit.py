@@ -64,8 +64,8 @@ def fit(
     if bool(images) == bool(dataset):
         raise InputError("expected either image paths or --dataset, got both or neither")
     if dataset is not None:
-        count = shots if shots == "full" else _count(shots)
-        chosen = take_shots(common.load_data(dataset, data, category), count, seed=seed)
+        whole = common.load_data(dataset, data, category)
+        chosen = take_shots(whole, common.parse_shots(shots), seed=seed)
         category = chosen.category
         sources = [sample.image for sample in chosen.train]
     else:
@@ -88,14 +88,5 @@ def fit(
     )
     detector.to(common.parse_device(device)).fit(sources, progress=not quiet)
     detector.save(out)
-    common.say.print(
-        f"wrote {out}: {detector.bank.shape[0]} patches, "
-        f"backbone {backbone}"
-    )
+    common.say.print(f"wrote {out}: {detector.bank.shape[0]} patches, backbone {backbone}")
     common.say.print(f"next: robustad predict {out} IMAGES, or robustad calibrate {out} --help")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--shots: expected a number >= 1 or full, got {text!r}")
-    return int(text)

@@ -62,7 +62,10 @@ def predict(
         if maps is not None:
             _write_overlays(part, files, prediction, maps)
     if csv_file is not None:
-        with written_aside(csv_file) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        with (
+            written_aside(csv_file) as aside,
+            aside.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, fieldnames=list(records[0]))
             writer.writeheader()
             writer.writerows(records)
@@ -103,6 +106,8 @@ def _write_overlays(part: list[Path], files: list[Path], prediction: Any, folder
     stems = [file.stem for file in files]
     for file, anomaly_map in zip(part, prediction.anomaly_map, strict=True):
         # images of one name from several folders must not overwrite each other
-        name = file.stem if stems.count(file.stem) == 1 else "_".join(file.with_suffix("").parts[-2:])
+        name = (
+            file.stem if stems.count(file.stem) == 1 else "_".join(file.with_suffix("").parts[-2:])
+        )
         with written_aside(folder / f"{name}.png") as aside:
             Image.fromarray(overlay(read_image(file), anomaly_map)).save(aside, format="PNG")

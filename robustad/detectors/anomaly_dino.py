@@ -163,7 +163,7 @@ class AnomalyDINO(Detector):
             coreset=coreset,
             precision=precision,
         )
-        self.register_buffer("bank", torch.empty(0, built.dim))
+        self.register_buffer("bank", torch.empty(0, built.dim + self._config.whiten))
         self.register_buffer("centre", torch.zeros(built.dim))
         self.register_buffer("whitening", torch.eye(built.dim))
         self.eval()
@@ -222,8 +222,11 @@ class AnomalyDINO(Detector):
         features = []
         for image in track(iter_images(images), "fit", enabled=progress):
             x = self.stack([self.geometry.apply(image.pixels)])
-            for turned in rotations(x, self._config.rotations).split(4):
-                features.append(self.backbone(turned).flatten(0, 1).float())
+            turned = rotations(x, self._config.rotations)
+            features += [
+                self.backbone(turned[start : start + 4]).flatten(0, 1).float()
+                for start in range(0, turned.shape[0], 4)
+            ]
         if not features:
             raise InputError("images: expected at least one normal image, got none")
         bank = torch.cat(features)
@@ -235,7 +238,9 @@ class AnomalyDINO(Detector):
         if self._config.coreset is not None:
             bank = bank[coreset(bank, self._config.coreset, progress=progress)]
         if bank.shape[0] < self._config.k:
-            raise InputError(f"k: expected at most the bank's {bank.shape[0]} vectors, got {self.k}")
+            raise InputError(
+                f"k: expected at most the bank's {bank.shape[0]} vectors, got {self.k}"
+            )
         self.bank = bank
         self.calibrator = None
         self.policy = type(self.policy)()
@@ -336,9 +341,9 @@ class AnomalyDINO(Detector):
         detector = cls(backbone, **options.model_dump(exclude={"backbone"}))
         for key in ("bank", "centre", "whitening") if options.whiten else ("bank",):
             setattr(detector, key, tensors[key])
-        if detector.bank.ndim != 2 or detector.bank.shape[1] != backbone.dim:
+        if detector.bank.ndim != 2 or detector.bank.shape[1] != backbone.dim + options.whiten:
             raise InputError(
-                f"bank: expected (M, {backbone.dim}) for {name.name}, got "
+                f"bank: expected (M, {backbone.dim + options.whiten}) for {name.name}, got "
                 f"{tuple(detector.bank.shape)}"
             )
         return detector
@@ -347,5 +352,3 @@ class AnomalyDINO(Detector):
         if not self._config.whiten:
             return tokens
         return Whitening(self.centre, self.whitening)(tokens)
-
-

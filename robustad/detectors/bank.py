@@ -41,9 +41,7 @@ def rotations(x: Tensor, count: int) -> Tensor:
     return torch.cat(turned)
 
 
-def coreset(
-    vectors: Tensor, size: int | float, *, seed: int = 0, progress: bool = False
-) -> Tensor:
+def coreset(vectors: Tensor, size: int | float, *, seed: int = 0, progress: bool = False) -> Tensor:
     """Pick vectors that cover the rest: greedy k-centre selection.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
 
@@ -67,9 +67,7 @@ class Detector(nn.Module, ABC):
 
     method: ClassVar[str]
 
-    def __init__(
-        self, *, geometry: Geometry, top_fraction: float | int, map_sigma: float
-    ) -> None:
+    def __init__(self, *, geometry: Geometry, top_fraction: float | int, map_sigma: float) -> None:
         super().__init__()
         if map_sigma < 0:
             raise InputError(f"map_sigma: expected >= 0 pixels, got {map_sigma}")
@@ -255,7 +253,8 @@ class Detector(nn.Module, ABC):
             return tensor.device
         return torch.device("cpu")
 
-    def stack(self, prepared: list[npt.NDArray[np.float32]]) -> Tensor:
+    def stack(self, prepared: Sequence[npt.NDArray[np.float32]]) -> Tensor:
+        """Make one batch (B, 3, H, W) on the detector's device of prepared images (H, W, 3)."""
         if not prepared:
             raise InputError("images: expected at least one image, got none")
         stacked = np.ascontiguousarray(np.stack(prepared).transpose(0, 3, 1, 2))

@@ -60,7 +60,8 @@ def foreground_mask(
     mask = torch.where(flip, negative, positive)
     mask = _erode(_dilate(_dilate(mask)))  # dilate, then close: dilate again and erode
     mask = torch.where(mask.amax(dim=(1, 2, 3), keepdim=True) > 0, mask, torch.ones_like(mask))
-    return mask.flatten(1) > 0.5
+    foreground: Tensor = mask.flatten(1) > 0.5
+    return foreground
 
 
 def first_component(tokens: Tensor) -> Tensor:
@@ -71,13 +72,14 @@ def first_component(tokens: Tensor) -> Tensor:
     centred = tokens.float() - tokens.float().mean(dim=1, keepdim=True)
     power = centred.transpose(1, 2) @ centred
     for _ in range(SQUARINGS):
-        power = power / power.norm(dim=(1, 2), keepdim=True).clamp_min(1e-30)
+        power = power / torch.linalg.matrix_norm(power, keepdim=True).clamp_min(1e-30)
         power = power @ power
     # power is now a multiple of axis axis^T; its largest diagonal entry marks its best column
     best = power.diagonal(dim1=1, dim2=2).argmax(dim=1)
     axis = power.gather(2, best[:, None, None].expand(-1, power.shape[1], 1))
-    axis = axis / axis.norm(dim=1, keepdim=True).clamp_min(1e-30)
-    return (centred @ axis).squeeze(2)
+    axis = axis / torch.linalg.vector_norm(axis, dim=1, keepdim=True).clamp_min(1e-30)
+    component: Tensor = (centred @ axis).squeeze(2)
+    return component
 
 
 def _dilate(mask: Tensor) -> Tensor:

@@ -6,12 +6,18 @@ import torch
 from torch import Tensor
 
 # Directions with less variance than this share of the mean are noise; they are not blown up.
-SHRINKAGE = 0.05
+SHRINKAGE = 0.15
+# Centred vectors of typical patches are short and point anywhere, so that their cosine distances
+# are large for no reason. One constant coordinate, this multiple of a typical vector's length,
+# makes short vectors alike and keeps long ones (outliers) far from them.
+OFFSET = 0.5
 
 
 @dataclass(frozen=True)
 class Whitening:
     """An affine map that makes features centred, uncorrelated and of equal variance.
+
+    A constant coordinate is appended, see `OFFSET`.
 
     Attributes
     ----------
@@ -25,8 +31,10 @@ class Whitening:
     matrix: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Whiten features (..., D)."""
-        return (features - self.centre) @ self.matrix
+        """Whiten features (..., D) to (..., D + 1)."""
+        white = (features - self.centre) @ self.matrix
+        constant = torch.full_like(white[..., :1], OFFSET * white.shape[-1] ** 0.5)
+        return torch.cat([white, constant], dim=-1)
 
     @classmethod
     def fit(cls, features: Tensor) -> "Whitening":

@@ -1,6 +1,5 @@
 """Evaluation: a detector on labelled images, clean and under attack."""
 
-from robustad.evaluation.evaluate import DEFAULT_ATTACKS, evaluate
 from robustad.evaluation.examples import Example, collect_examples
 from robustad.evaluation.result import (
     CalibrationReport,
@@ -9,6 +8,7 @@ from robustad.evaluation.result import (
     Measures,
     Metrics,
 )
+from robustad.evaluation.run import DEFAULT_ATTACKS, evaluate
 
 __all__ = [
     "DEFAULT_ATTACKS",

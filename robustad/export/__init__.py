@@ -1,0 +1,7 @@
+"""From a detector to a self-describing ONNX file, and the proof that both agree."""
+
+from robustad.export.metadata import ArtefactMetadata
+from robustad.export.onnx import export_onnx
+from robustad.export.verification import Verification, verify
+
+__all__ = ["ArtefactMetadata", "Verification", "export_onnx", "verify"]

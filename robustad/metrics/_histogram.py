@@ -7,13 +7,20 @@ and gives up a bit only when the range seen so far no longer fits. As neighbours
 aligned pairs, that costs nothing but resolution: the result depends on the range of all values,
 not on the order they came in. Zero has a bin of its own, so that the numbers around it, which
 have every exponent down to the smallest, do not widen the range.
+
+Between 1/2 and 1 the bits of 1 - x take the place of the bits of x, running backwards:
+probabilities crowd at 1 as they do at 0, and get the same resolution there.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+KeyArray = npt.NDArray[np.uint32]
 BinArray = npt.NDArray[np.int32]
+
+_EMPTY = (2**32, -1)  # a range of keys without a key
 
 
 class FloatHistogram:
@@ -42,16 +49,15 @@ class FloatHistogram:
 
         The bins hold until the next call, which may merge or shift them.
         """
-        bits: BinArray = np.ascontiguousarray(values).view(np.int32)
+        keys = magnitude_keys(values)
         if values.min() > 0.0:
-            self._cover(_Side.NONE, (int(bits.min()), int(bits.max())))
-            return self._positive.bins_of(bits) + np.int32(self._negative.size + 1)
-        size = bits & np.int32(0x7FFFFFFF)
+            self._cover(_EMPTY, (int(keys.min()), int(keys.max())))
+            return self._positive.bins_of(keys) + np.int32(self._negative.size + 1)
         below, above = values < 0.0, values > 0.0
-        self._cover(_range(size, below), _range(size, above))
+        self._cover(_range(keys[below]), _range(keys[above]))
         zero = np.int32(self._negative.size)
-        bins = np.where(above, zero + 1 + self._positive.bins_of(size), zero)
-        return np.where(below, zero - 1 - self._negative.bins_of(size), bins)
+        bins = np.where(above, zero + 1 + self._positive.bins_of(keys), zero)
+        return np.where(below, zero - 1 - self._negative.bins_of(keys), bins)
 
     def add(self, channel: int, bins: BinArray, weights: FloatArray | None = None) -> None:
         """Add 1, or the weights, to the channel's sums at the bins that `bins_of` gave."""
@@ -61,8 +67,7 @@ class FloatHistogram:
 
     def _cover(self, negative: tuple[int, int], positive: tuple[int, int]) -> None:
         old, zero = self.sums, self._negative.size
-        below = self._negative.cover(*negative)
-        above = self._positive.cover(*positive)
+        below, above = self._negative.cover(*negative), self._positive.cover(*positive)
         if below is None and above is None:
             return
         new_zero = self._negative.size
@@ -73,27 +78,19 @@ class FloatHistogram:
 
 
 class _Side:
-    """The bins of one sign, by the bits of the magnitude.
-
-    Attributes
-    ----------
-    size : int
-        Bins in use.
-    """
-
-    NONE = (2**31, -1)  # an empty range of magnitudes
+    """The bins of one sign, by the key of the magnitude; `size` of them are in use."""
 
     def __init__(self, bins: int) -> None:
         self._bins = bins
-        self._low, self._high = self.NONE
+        self._low, self._high = _EMPTY
         self._shift = self._first = self.size = 0
 
-    def bins_of(self, magnitude: BinArray) -> BinArray:
-        """Bins counted from the smallest magnitude; meaningless for those out of range."""
-        return (magnitude >> self._shift) - np.int32(self._first)
+    def bins_of(self, keys: KeyArray) -> BinArray:
+        """Bins counted from the smallest magnitude; meaningless for keys out of range."""
+        return ((keys >> np.uint32(self._shift)) - np.uint32(self._first)).view(np.int32)
 
     def cover(self, low: int, high: int) -> npt.NDArray[np.int64] | None:
-        """Make room for magnitudes; where each old bin has gone, or None where all stayed."""
+        """Make room for a range of keys; where each old bin goes, or None if all stay."""
         self._low, self._high = min(low, self._low), max(high, self._high)
         if self._high < 0:
             return None
@@ -108,9 +105,29 @@ class _Side:
         return target
 
 
-def _range(magnitude: BinArray, where: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    some = magnitude[where]
-    return (int(some.min()), int(some.max())) if some.size else _Side.NONE
+def magnitude_keys(values: npt.NDArray[np.float32]) -> KeyArray:
+    """Integers ordered as the magnitudes of the values are, and equal where they are equal."""
+    size = np.abs(values)
+    keys: KeyArray = size.view(np.uint32)
+    over = size > 0.5
+    large = size[over]
+    if not large.size:
+        return keys
+    half, one = _bits(0.5), _bits(1.0)
+    # 1 - x is exact between 1/2 and 1, with 2^-24 as its smallest value; 1 comes an octave later.
+    at_one = 2 * half - _bits(2.0**-25)
+    beyond = large.view(np.uint32) + np.uint32(at_one - one)
+    mirrored = np.uint32(2 * half) - np.abs(np.float32(1.0) - large).view(np.uint32)
+    keys[over] = np.where(large < 1.0, mirrored, beyond)  # in place: `size` is a copy
+    return keys
+
+
+def _bits(value: float) -> int:
+    return int(np.float32(value).view(np.uint32))
+
+
+def _range(keys: KeyArray) -> tuple[int, int]:
+    return (int(keys.min()), int(keys.max())) if keys.size else _EMPTY
 
 
 def _merge(old: FloatArray, new: FloatArray, target: npt.NDArray[np.int64] | None) -> None:

@@ -47,9 +47,9 @@ class PixelMetrics:
     ----------
     bins : int, default 2**18
         Upper limit for the bins of the score histogram, for each sign, 2 to 2**29; a bin takes
-        24 bytes. The default keeps any two scores apart that differ by 0.1%, and closer ones
-        where the magnitudes span less than the whole float32 range: by 0.006% if they lie
-        between 1e-4 and 1.
+        24 bytes. With the default, scores that differ by 0.2% never share a bin, and closer ones
+        do not where the magnitudes span less than the whole float32 range: 0.01% if they
+        lie between 1e-4 and 0.5.
     fpr_limit : float in (0, 1], default 0.3
         AUPRO integrates over false positive rates from 0 to this.
 
@@ -61,9 +61,9 @@ class PixelMetrics:
     Notes
     -----
     Scores may have any range, sign and tail, and it need not be known beforehand: the bins follow
-    the floating point representation. Scores count in float32; those in one bin count as equal.
-    Against sorting all scores that changes the measures by less than 1e-4 on typical maps.
-
+    the floating point representation, and that of 1 - x for scores just below 1. Scores count
+    in float32; those in one bin count as equal. Against sorting all scores that changes the
+    measures by less than 1e-4 on typical maps.
     AUPRO (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021): at each threshold,
     the share of its pixels that is found, averaged over all ground-truth regions of all images
     with equal weight, over the false positive rate among all normal pixels. Between thresholds,
@@ -130,22 +130,22 @@ class PixelMetrics:
             If no image, no anomalous or no normal pixel has been counted.
         """
         sums = self._histogram.sums[:, ::-1]  # from the highest score down
-        sums = sums[:, sums[_PIXELS] > 0]
-        total, anomalous = sums[_PIXELS].sum(), sums[_ANOMALOUS].sum()
-        if not 0 < anomalous < total:
+        pixels, hits, overlap = sums[:, sums[_PIXELS] > 0]
+        alarms = pixels - hits
+        normal, anomalous = alarms.sum(), hits.sum()
+        if normal == 0 or anomalous == 0:
             what = "anomalous pixel" if anomalous == 0 else "normal pixel"
             raise InputError(
                 f"masks: expected anomalous and normal pixels, found no {what} "
                 f"in {self._images} images"
             )
-        hits, alarms = sums[_ANOMALOUS], sums[_PIXELS] - sums[_ANOMALOUS]
-        fpr = _rates(alarms, alarms.sum())
+        fpr = _rates(alarms, normal)
         return PixelResult(
             auroc=_area(fpr, _rates(hits, anomalous), 1.0),
             ap=_average_precision(hits, alarms),
-            aupro=_area(fpr, _rates(sums[_OVERLAP], self._regions), self._fpr_limit),
+            aupro=_area(fpr, _rates(overlap, self._regions), self._fpr_limit),
             n_images=self._images,
-            n_pixels=int(total),
+            n_pixels=int(normal + anomalous),
             n_anomalous_pixels=int(anomalous),
             n_regions=self._regions,
         )

@@ -10,10 +10,11 @@ from torch import Tensor
 from robustad.errors import InputError
 
 Precision = Literal["fp32", "bf16"]
-# |fp32 dot - bf16 dot| of unit vectors: each factor is rounded by at most 2^-9 of itself, so the
-# products are off by 2^-8 in sum; accumulation in fp32 adds far less than the slack given here.
-BF16_ERROR = 2.0**-8 * 1.05
-# Bank rows scored at once; keeps the block of similarities within a CPU's shared cache.
+# What a bf16 product of unit vectors is off besides the rounding of its factors: a result below 1
+# is rounded by at most 2^-9, the partial sums of a split reduction by 2^-8 in all; 2% for norms
+# that are only nearly 1. Accumulation in fp32 adds less than D * 2^-23.
+BF16_OUTPUT = 1.02 * (2.0**-9 + 2.0**-8)
+# Bank rows scored at once: the search holds (Q, BLOCK) similarities.
 BLOCK = 4096
 
 
@@ -46,9 +47,11 @@ def pack_bank(bank: Tensor) -> PackedBank:
     Raises
     ------
     InputError
-        If `bank` is not a 2-D floating tensor with at least one row and column.
+        If `bank` is not a 2-D floating tensor with at least one row and column, or not finite.
     """
     _check_rows("bank", bank)
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(bank).all()):
+        raise InputError("bank: expected finite values, got NaN or infinity")
     return PackedBank(F.normalize(bank.float(), dim=1, eps=1e-12))
 
 
@@ -80,13 +83,15 @@ def cosine_nn(
     Raises
     ------
     InputError
-        If a shape, dtype, device or `k` does not fit.
+        If a shape, dtype, device or `k` does not fit, or `bank` is not finite.
 
     Notes
     -----
-    A vector of norm zero has distance 1 to everything. A query with a NaN gets NaN distances. The
-    matrix of all distances is never stored: the search runs over blocks of the bank without
-    gradient, and the chosen neighbours' distances are computed again with it.
+    A vector of norm zero has distance 1 to everything; norms are taken in float32, so they should
+    lie between 1e-12 and 1e19. A query with a NaN gets NaN distances. The matrix of all distances
+    is never stored: the search runs over blocks of the bank without gradient, and the chosen
+    neighbours' distances are computed again with it. On CUDA, the search in float32 is as precise
+    as torch's matrix products are set to be (`torch.set_float32_matmul_precision`).
 
     Examples
     --------
@@ -99,7 +104,8 @@ def cosine_nn(
     unit_bank = (bank if isinstance(bank, PackedBank) else pack_bank(bank)).unit
     _check(queries, unit_bank, k, precision)
     unit_queries = F.normalize(queries.float(), dim=1, eps=1e-12)
-    with torch.no_grad():
+    # Autocast would turn the float32 search into an inexact one.
+    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
         if precision == "bf16":
             indices = _search_bf16(unit_queries.detach(), unit_bank.detach(), k)
         else:
@@ -157,21 +163,33 @@ def _search(queries: Tensor, bank: Tensor, k: int) -> Tensor:
 def _search_bf16(queries: Tensor, bank: Tensor, k: int, candidates: int = 16) -> Tensor:
     """Coarse search in bf16, exact rescoring; queries with too many candidates go to fp32."""
     candidates = min(k + candidates, bank.shape[0])
-    coarse_queries, coarse_bank = queries.bfloat16(), bank.bfloat16()
+    coarse_queries = queries.bfloat16()
+    query_error = _rounding(queries, coarse_queries)
+    bank_error = queries.new_zeros(())
     best = queries.new_full((queries.shape[0], candidates), -torch.inf)
     indices = torch.zeros(best.shape, dtype=torch.int64, device=queries.device)
     for start in range(0, bank.shape[0], BLOCK):
-        similarity = (coarse_queries @ coarse_bank[start : start + BLOCK].T).float()
+        block = bank[start : start + BLOCK]
+        coarse_block = block.bfloat16()
+        bank_error = torch.maximum(bank_error, _rounding(block, coarse_block).max())
+        similarity = (coarse_queries @ coarse_block.T).float()
         top, at = similarity.topk(min(candidates, similarity.shape[1]), dim=1)
         best, order = torch.cat([best, top], dim=1).topk(candidates, dim=1)
         indices = torch.cat([indices, at + start], dim=1).gather(1, order)
     exact = (bank[indices] * queries.unsqueeze(1)).sum(dim=2)  # (Q, candidates)
-    chosen = indices.gather(1, exact.topk(k, dim=1).indices)
+    top, order = exact.topk(k, dim=1)
+    chosen = indices.gather(1, order)
     if candidates < bank.shape[0]:
-        # A row left out has a coarse score of at most the last candidate's. Besides the products'
-        # error, the matmul's output is rounded to bf16 once more, again by at most 2^-8.
-        kth = exact.topk(k, dim=1).values[:, -1]
-        doubtful = ~(best[:, -1] + 2 * BF16_ERROR < kth)
+        # A row left out has a coarse score of at most the last candidate's. With q' and b' rounded,
+        # q.b - q'.b' = (q - q').b + q'.(b - b'), and |b| = 1, |q'| <= 1 + |q - q'|.
+        error = query_error + (1.0 + query_error) * bank_error
+        error = error + BF16_OUTPUT + bank.shape[1] * 2.0**-23
+        doubtful = ~(best[:, -1] + error < top[:, -1])
         if bool(doubtful.any()):
             chosen[doubtful] = _search(queries[doubtful], bank, k)
     return chosen
+
+
+def _rounding(rows: Tensor, rounded: Tensor) -> Tensor:
+    """Length of what rounding took from each row."""
+    return (rows - rounded.float()).norm(dim=1)

@@ -23,8 +23,8 @@ def topk_mean(scores: Tensor, k: int | float) -> Tensor:
     Returns
     -------
     Tensor, (B,), dtype of `scores`
-        The means, accumulated in float32 at least. The gradient goes to the selected entries,
-        1/k each; of equal scores the one with the lower index is selected on the CPU.
+        The means, computed in float32 at least. The gradient goes to the selected entries,
+        1/k each; of equal scores the C++ core (CPU, below float64) selects the lower index.
 
     Raises
     ------
@@ -47,7 +47,8 @@ def topk_mean(scores: Tensor, k: int | float) -> Tensor:
             f"{tuple(scores.shape)} of {scores.dtype}"
         )
     count = resolve_k(k, scores.shape[1])
-    if scores.device.type == "cpu" and not torch.compiler.is_compiling():
+    wide = scores.dtype == torch.float64  # the C++ core is float32
+    if scores.device.type == "cpu" and not wide and not torch.compiler.is_compiling():
         means: Tensor = _TopKMean.apply(scores, count)
         return means
     return topk_mean_torch(scores, count)

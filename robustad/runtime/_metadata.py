@@ -69,14 +69,12 @@ def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
 
 
 def geometry(document: Mapping[str, Any]) -> Geometry:
-    """The way from an image to the file's input."""
+    """Take the way from an image to the file's input from the document."""
     stored = document["geometry"]
     return Geometry(size=stored["size"], multiple=stored["multiple"], square=stored["square"])
 
 
 def policy(document: Mapping[str, Any]) -> Policy:
-    """The policy that the file was exported with."""
+    """Take the policy that the file was exported with from the document."""
     stored = document["policy"]
-    return Policy(
-        threshold=stored["threshold"], entropy_threshold=stored["entropy_threshold"]
-    )
+    return Policy(threshold=stored["threshold"], entropy_threshold=stored["entropy_threshold"])

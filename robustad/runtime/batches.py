@@ -1,14 +1,20 @@
 """Images of any sizes, as runs that fit one batch each."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from robustad.errors import InputError
 from robustad.geometry import Geometry
-from robustad.images import Images, iter_images
+from robustad.images import iter_images
+
+if TYPE_CHECKING:
+    from robustad.images import Images
 
 
 @dataclass(frozen=True)

@@ -29,4 +29,5 @@ def golden_image(height: int, width: int) -> npt.NDArray[np.float32]:
     column = np.arange(width, dtype=np.int64)
     channel = np.arange(3, dtype=np.int64)[:, None, None]
     values = (row * row + 2 * column * column + 3 * row * column + 50 * channel) % 256
-    return (values / 255).astype(np.float32)[None]
+    image: npt.NDArray[np.float32] = (values / 255).astype(np.float32)[None]
+    return image

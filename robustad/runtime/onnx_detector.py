@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from robustad.errors import InputError, StateError, VerificationError
-from robustad.images import Images
 from robustad.prediction import Prediction
 from robustad.runtime import _metadata
 from robustad.runtime._session import open_session
 from robustad.runtime.batches import batches, stack
 from robustad.runtime.golden import RECIPE, golden_image
 from robustad.verdict import Policy, binary_entropy
+
+if TYPE_CHECKING:
+    from robustad.images import Images
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -282,7 +284,7 @@ class OnnxDetector:
 def golden_outputs(
     score: FloatArray, patch_scores: FloatArray, anomaly_map: FloatArray
 ) -> dict[str, float]:
-    """What is stored of the golden image's outputs."""
+    """Reduce the golden image's outputs to what is stored of them."""
     return {
         "score": float(score[0]),
         "patch_scores_mean": float(patch_scores.mean(dtype=np.float64)),

@@ -68,7 +68,7 @@ def test_reliability_curve_keeps_empty_bins():
     np.testing.assert_array_equal(curve.fraction_positive, [0, np.nan, np.nan, 1])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=1, max_size=60),
     st.integers(1, 12),
@@ -137,5 +137,5 @@ def test_bad_bins_are_named(bins):
 
 
 def test_mean_entropy_refuses_what_is_no_probability():
-    with pytest.raises(InputError, match="probabilities: .* got nan at index 0"):
+    with pytest.raises(InputError, match=r"probabilities: .* got nan at index 0"):
         mean_entropy([np.nan])

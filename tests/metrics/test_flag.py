@@ -17,7 +17,7 @@ def test_flag_auroc_is_the_chance_of_a_higher_entropy():
     assert flag_auroc([0.3, 0.4], [0.0, 0.35]) == 0.25
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(ENTROPIES, st.floats(0, 1, exclude_max=True))
 def test_entropy_threshold_is_the_smallest_that_keeps_the_rate(clean, false_alarm):
     threshold = entropy_threshold(clean, false_alarm)

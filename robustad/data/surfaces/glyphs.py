@@ -134,6 +134,12 @@ class Plate:
         amount = np.clip(0.5 - distance * (self.density / 1.5), 0.0, 1.0)
         np.maximum(self.ink[where], amount * value, out=self.ink[where])
 
+    def block(self, left: float, top: float, right: float, bottom: float) -> None:
+        """Ink a rectangle."""
+        where, x, y = self.window(left - 2, top - 2, right + 2, bottom + 2)
+        across = np.maximum(left - x, x - right)
+        self.cover(np.maximum(across, np.maximum(top - y, y - bottom)), where)
+
     def write(self, glyph: Glyph, *, erase: bool = False) -> None:
         """Add a glyph, or take ink away in its shape."""
         half = glyph.weight / 2

@@ -1,4 +1,4 @@
-"""A printed label: text, motifs, a bar code and a screened band on coated paper."""
+"""A printed label: a title, text, motifs, a bar code and control patches on paper."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PAPER = np.array([0.74, 0.715, 0.655], np.float32)
 # What each ink multiplies the paper by: blue, red, black.
 INKS = np.array([[0.07, 0.16, 0.42], [0.78, 0.16, 0.09], [0.055, 0.055, 0.06]], np.float32)
 BLUE, RED, BLACK = 0, 1, 2
-TITLE = tuple(line("FERROX 12", x=-116, y=-86, height=27, weight=5.2))
+TITLE = tuple(line("FERROX", x=-99, y=-73, height=27, weight=5.2))
 TEXT = (
-    *line("LOT 47-B", x=-116, y=-45, height=16, weight=3.0),
-    *line("08/27", x=42, y=-45, height=16, weight=3.0),
+    *line("LOT 47-B", x=-109, y=-28, height=15, weight=2.8),
+    *line("08/27", x=38, y=-28, height=15, weight=2.8),
 )
-MOTIFS = tuple((x, y) for y in (-4.0, 48.0) for x in (-104.0, -52.0, 0.0, 52.0, 104.0))
+MOTIFS = tuple((x, y) for y in (3.0, 53.0) for x in (-84.0, -28.0, 28.0, 84.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +70,12 @@ class Label(Scene):
     @classmethod
     def draw(cls, rng: np.random.Generator, size: int) -> Self:
         """Draw a label."""
-        view = View.draw(rng, size, shift=6.0, turn=2.5, zoom=0.02)
+        view = View.draw(rng, size, shift=5.0, turn=1.8, zoom=0.012)
         return cls(
             view=view,
-            x=view.x + 0.18 * noise(rng, size, 110) + 0.5 * noise(rng, size, 3),
-            y=view.y + 0.18 * noise(rng, size, 110) + 0.5 * noise(rng, size, 3),
-            register=rng.normal(0, 0.35, (3, 2)).astype(np.float32),
+            x=view.x + 0.13 * noise(rng, size, 110) + 0.4 * noise(rng, size, 3),
+            y=view.y + 0.13 * noise(rng, size, 110) + 0.4 * noise(rng, size, 3),
+            register=rng.normal(0, 0.25, (3, 2)).astype(np.float32),
             density=rng.uniform(0.84, 0.98, 3).astype(np.float32),
             mottle=fractal(rng, size, 24),
             fibre=fractal(rng, size, 64, octaves=2, decay=0.8),
@@ -99,7 +99,7 @@ class Label(Scene):
 
     def printed(self, inks: Field) -> Surface:
         """Lay the inks on the paper."""
-        uneven = 1 + 0.045 * self.mottle + 0.03 * self.fibre
+        uneven = 1 + 0.03 * self.mottle + 0.025 * self.fibre
         albedo = PAPER * (1 + 0.025 * self.fibre + 0.012 * self.mottle)[..., None]
         for i, colour in enumerate(INKS):
             amount = np.clip(inks[..., i] * self.density[i] * uneven, 0.0, 1.0)
@@ -107,7 +107,7 @@ class Label(Scene):
         return Surface(
             albedo=np.clip(albedo, 0.0, 1.0),
             height=self.wave + 0.05 * self.fibre,
-            gloss=0.05 + 0.07 * inks.max(axis=-1),
+            gloss=0.03 + 0.04 * inks.max(axis=-1),
             tint=np.ones(3, np.float32),
             roughness=(0.2, 0.2),
         )
@@ -181,7 +181,7 @@ class Label(Scene):
         """Leave out or exchange characters, or print a motif wrongly."""
         plates = tuple(plate.copy() for plate in _plates(self.view.size))
         if rng.uniform() < 0.35:
-            x, y = MOTIFS[int(rng.integers(1, len(MOTIFS) - 1))]
+            x, y = MOTIFS[int(rng.integers(len(MOTIFS)))]
             window, _, _ = plates[BLUE].window(x - 24, y - 24, x + 24, y + 24)
             way = int(rng.integers(3))
             for ink in (BLUE, RED):
@@ -189,7 +189,7 @@ class Label(Scene):
                     plates[ink].ink[window] = 0.0
             return self.printed(self.inks(plates))
         large = rng.uniform() < 0.4
-        glyphs = TITLE[1:-1] if large else TEXT
+        glyphs = TITLE if large else TEXT
         first = int(rng.integers(len(glyphs) - 3))
         wrong = rng.uniform() < 0.5
         for glyph in glyphs[first : first + (1 if large else int(rng.integers(2, 5)))]:
@@ -216,20 +216,19 @@ class Label(Scene):
 
 @lru_cache(maxsize=4)
 def _plates(size: int) -> tuple[Plate, Plate, Plate]:
-    """The design, an ink each; shared, so copy them before changing them."""
+    """Make the design's plates, an ink each; shared, so copy them before changing them."""
     blue, red, black = (Plate(1.5 * size / EXTENT) for _ in range(3))
-    where, _, y = blue.window(-160, -160, 160, -74)
-    blue.cover(np.broadcast_to(0.0 - np.minimum(-74 - y, 5.0), blue.ink[where].shape), where)
+    blue.block(-111, -110, 111, -63)
     for glyph in TITLE:
         blue.write(glyph, erase=True)
-    where, x, y = red.window(-160, -74, 160, -66)
-    red.cover(np.broadcast_to(np.abs(y + 69.5) - 2.0, red.ink[where].shape), where)
+    red.block(-111, -57, 111, -53)
     for glyph in TEXT:
         black.write(glyph)
-    for x0, y0 in MOTIFS:
-        _motif(blue, red, x0, y0)
+    for x, y in MOTIFS:
+        _motif(blue, red, x, y)
     _bars(black)
-    _screen(red, blue)
+    for plate, x in ((blue, 32.0), (red, 60.0), (black, 88.0)):  # the printer's control patches
+        plate.block(x, 84, x + 22, 110)
     for plate in (blue, red, black):
         plate.ink.flags.writeable = False
     return blue, red, black
@@ -247,23 +246,9 @@ def _motif(blue: Plate, red: Plate, x0: float, y0: float) -> None:
 
 def _bars(plate: Plate) -> None:
     """Draw a bar code: bars and gaps of one to three modules."""
-    x = -116.0
-    for index, code in enumerate("0417128026591730482561307946152"):
-        width = 2.2 * (1 + int(code) % 3)
+    x = -110.0
+    for index, code in enumerate("041712802659173048256130794"):
+        width = 2.4 * (1 + int(code) % 3)
         if index % 2 == 0:
-            where, xs, ys = plate.window(x - 2, 78, x + width + 2, 122)
-            bar = np.abs(xs - (x + width / 2)) - width / 2
-            plate.cover(np.maximum(bar, np.abs(ys - 100.0) - 18.0), where)
+            plate.block(x, 84, x + width, 110)
         x += width
-
-
-def _screen(red: Plate, blue: Plate) -> None:
-    """Draw a band of halftone dots that grow from left to right."""
-    for plate, tilt, low in ((red, 0.26, 0.3), (blue, 1.31, 0.0)):
-        where, x, y = plate.window(38, 78, 160, 122)
-        cos, sin = math.cos(tilt), math.sin(tilt)
-        p, q = (cos * x + sin * y) / 6.0, (cos * y - sin * x) / 6.0
-        dot = np.hypot(p - np.round(p), q - np.round(q)) * 6.0
-        size = 1.2 + 2.0 * np.clip(low + (x - 38) / 100, 0.0, 1.0)
-        frame = np.maximum(np.abs(y - 100.0) - 18.0, 42.0 - x)
-        plate.cover(np.maximum(dot - size, frame).astype(np.float32), where)

@@ -11,7 +11,7 @@ from robustad.attacks.gradient import ImageLoss
 from robustad.attacks.objectives import Objective, Scores, resolve
 from robustad.attacks.pgd import fgsm, pgd, random_start
 from robustad.attacks.presets import Preset, preset
-from robustad.attacks.probe import LinearProbe
+from robustad.attacks.probe import FeatureScorer, LinearProbe
 from robustad.detectors.base import PatchScorer
 from robustad.errors import InputError
 
@@ -191,12 +191,13 @@ def _loss(
         if probe is None or mask is None:
             missing = "probe" if probe is None else "mask"
             raise InputError(f"{missing}: attack {chosen.name!r} needs a fitted probe and masks")
-        if not hasattr(detector, "patch_features"):
+        if not isinstance(detector, FeatureScorer):
             raise InputError(
                 f"detector: attack {chosen.name!r} needs patch_features, which "
                 f"{type(detector).__name__} does not have"
             )
-        return lambda images: probe.loss(detector, images, mask)
+        scorer, patches = detector, mask  # what mypy has learned does not reach into a lambda
+        return lambda images: probe.loss(scorer, images, patches)
     function = resolve(chosen.objective if objective is None else objective)
 
     def loss(images: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustad.attacks import PRESETS, LinearProbe, attack
 from robustad.attacks.presets import preset
+from robustad.attacks.probe import FeatureScorer
 from robustad.calibration import Calibrator, RawScore
 from robustad.calibration.fit import fitted
 from robustad.data import Sample
@@ -29,8 +30,19 @@ from robustad.evaluation.result import (
     Measures,
     Metrics,
 )
-from robustad.metrics import PixelMetrics, auroc, average_precision, brier, ece_positive
-from robustad.metrics import ece_top_label, f1_max, flag_auroc, gmean_max, nll, rates_at
+from robustad.metrics import (
+    PixelMetrics,
+    auroc,
+    average_precision,
+    brier,
+    ece_positive,
+    ece_top_label,
+    f1_max,
+    flag_auroc,
+    gmean_max,
+    nll,
+    rates_at,
+)
 from robustad.progress import track
 from robustad.verdict import Policy, binary_entropy
 
@@ -172,17 +184,19 @@ def _calibrate(
     detector: Detector, held_out: list[Batch], attacks: Sequence[str]
 ) -> tuple[Calibrator, Policy, LinearProbe | None]:
     with torch.no_grad():
-        scores = [detector(batch.x).tolist() for batch in held_out]
-    labels = [batch.label.tolist() for batch in held_out]
-    calibrator, policy = fitted(sum(scores, []), sum(labels, []))
+        scores = torch.cat([detector(batch.x) for batch in held_out])
+    labels = torch.cat([batch.label for batch in held_out])
+    calibrator, policy = fitted(scores.cpu().numpy(), labels.cpu().numpy())
     probe = None
     if any(PRESETS[name].objective == "probe" for name in attacks):
-        if not hasattr(detector, "patch_features"):
+        if not isinstance(detector, FeatureScorer):
             raise InputError(
                 f"detector: attack 'fgsm_probe' needs patch_features, which "
                 f"{type(detector).__name__} does not have"
             )
-        known = [(batch, [i for i, p in enumerate(batch.pixels) if p is not None]) for batch in held_out]
+        known = [
+            (batch, [i for i, p in enumerate(batch.pixels) if p is not None]) for batch in held_out
+        ]
         probe = LinearProbe.fit(
             detector, ((batch.x[keep], batch.mask[keep]) for batch, keep in known if keep)
         )

@@ -1,0 +1,61 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(shell find robustad kernels csrc -type f -not -path '*/__pycache__/*' -not -name '*.so')
+
+.PHONY: demo test lint types unit doctest bench-check bench develop clean
+
+# The environment with what the main job needs; an editable install would do, but this one is what
+# users get.
+$(VENV)/demo.stamp: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf build/lib* build/bdist*  # setuptools would ship files that no longer exist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[cpu,report]"
+	touch $@
+
+# The same with the tools for developing.
+$(VENV)/dev.stamp: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf build/lib* build/bdist*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[dev]"
+	touch $@ $(VENV)/demo.stamp
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/robustad demo --out demo_out
+
+test: lint types unit doctest bench-check
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# A tree in which `robustad.kernels` lies where its import name says: type checkers cannot follow
+# the mapping in pyproject.toml.
+types: $(VENV)/dev.stamp
+	rm -rf build/types
+	mkdir -p build/types
+	cp -r robustad build/types/
+	cp -r kernels build/types/robustad/kernels
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p robustad
+
+# Bare `pytest`: the tests see the installed package, not the source tree.
+unit: $(VENV)/dev.stamp
+	$(BIN)/pytest tests
+
+doctest: $(VENV)/dev.stamp
+	$(BIN)/pytest --doctest-modules --pyargs robustad
+
+bench-check: $(VENV)/dev.stamp
+	$(BIN)/pytest benchmarks --benchmark-disable
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/pytest benchmarks --benchmark-json=build/bench.json
+
+# For working on the code: an editable install and the C++ core built in place.
+develop:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo_out

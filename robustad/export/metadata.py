@@ -1,0 +1,233 @@
+"""What an exported file says about itself: one pydantic model, one JSON schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from torch import Tensor
+
+import robustad
+from robustad._files import write_text
+from robustad.detectors import Detector
+from robustad.errors import InputError
+from robustad.runtime.golden import golden_image
+from robustad.runtime.onnx_detector import golden_outputs
+
+PACKAGES = ("torch", "timm", "onnx", "onnxscript", "numpy")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+
+
+class InputContract(_Record):
+    """What the file's input takes."""
+
+    name: Literal["image"] = Field(default="image", description="Name of the graph's input.")
+    layout: Literal["NCHW"] = "NCHW"
+    dtype: Literal["float32"] = "float32"
+    colour: Literal["RGB"] = "RGB"
+    range: tuple[float, float] = Field(
+        default=(0.0, 1.0), description="Mean and standard deviation are applied inside."
+    )
+    height: int | None = Field(description="The only height in pixels, or null if it is free.")
+    width: int | None = Field(description="The only width in pixels, or null if it is free.")
+
+
+class GeometryRecord(_Record):
+    """From an image of any size to the input."""
+
+    size: int = Field(description="Smaller edge after resizing in pixels; both with `square`.")
+    multiple: int = Field(description="The centre is cropped to multiples of this many pixels.")
+    square: bool = Field(description="Stretch to a square instead of keeping the aspect ratio.")
+    resize: Literal["antialiased bicubic a=-0.5"] = "antialiased bicubic a=-0.5"
+    crop: Literal["centre"] = "centre"
+
+
+class BackboneRecord(_Record):
+    """Which features the detector uses."""
+
+    name: str = Field(description="`filters`, or the name of a timm model.")
+    layers: list[int] | None = Field(description="Feature levels of a CNN.")
+    weights_sha256: str | None = Field(
+        description="SHA-256 over names, types, shapes and bytes; null without weights."
+    )
+
+
+class PolicyRecord(_Record):
+    """How probabilities become verdicts; see `robustad.Policy`."""
+
+    threshold: float = Field(description="Reject from this probability on.")
+    entropy_threshold: float | None = Field(description="Defer above this entropy in nats.")
+
+
+class GoldenRecord(_Record):
+    """An input that can be computed anywhere, and what the detector made of it."""
+
+    recipe: Literal["quadratic-256"] = Field(
+        default="quadratic-256",
+        description="((i*i + 2*j*j + 3*i*j + 50*c) mod 256) / 255 at row i, column j, channel c.",
+    )
+    height: int
+    width: int
+    outputs: dict[str, float] = Field(
+        description="Score, and mean and maximum of patch scores and anomaly map."
+    )
+
+
+class EvaluationRecord(BaseModel):
+    """What has been measured, if anything. Evaluated, never certified."""
+
+    model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
+
+    attacks: list[dict[str, JsonValue]] = Field(
+        default=[], description="Attacks the detector was evaluated under, with their results."
+    )
+
+
+class ArtefactMetadata(_Record):
+    """The JSON document under the key `robustad` of an exported file's metadata."""
+
+    schema_version: Literal[1] = 1
+    method: str = Field(description="Kind of detector, for instance anomaly_dino.")
+    config: dict[str, JsonValue] = Field(description="The detector's options.")
+    backbone: BackboneRecord | None
+    tensors_sha256: str = Field(
+        description="SHA-256 of everything the detector was fitted or loaded with, bank included."
+    )
+    input: InputContract
+    geometry: GeometryRecord
+    patch_size: int = Field(description="Pixels between neighbouring patches.")
+    top_fraction: int | float = Field(
+        description="Number (integer) or share of the largest patch scores in the image score."
+    )
+    map_sigma: float = Field(description="Smoothing of the anomaly map in pixels.")
+    calibration: dict[str, JsonValue] | None = Field(
+        description="The calibrator; null means that probability and entropy are NaN."
+    )
+    policy: PolicyRecord
+    evaluation: EvaluationRecord
+    golden: GoldenRecord
+    versions: dict[str, str] = Field(description="Of the libraries that wrote the file.")
+    created: str = Field(description="UTC, ISO 8601.")
+
+
+def describe(
+    detector: Detector,
+    size: tuple[int, int],
+    *,
+    evaluation: Mapping[str, Any] | None = None,
+) -> ArtefactMetadata:
+    """Describe a detector as an exported file of one input size does.
+
+    Parameters
+    ----------
+    detector : Detector
+        Fitted.
+    size : (int, int)
+        Height and width in pixels of inputs, the golden one among them.
+    evaluation : mapping, optional
+        Stored as it is; the key `attacks` lists what the detector was evaluated under.
+
+    Raises
+    ------
+    InputError
+        If `evaluation` cannot be stored as JSON.
+    """
+    height, width = size
+    policy = detector.policy
+    geometry = detector.geometry
+    return ArtefactMetadata(
+        method=detector.method,
+        config=detector.config().model_dump(mode="json"),
+        backbone=_backbone(detector),
+        tensors_sha256=tensors_sha256(detector.saved_tensors()),
+        input=InputContract(height=height, width=width),
+        geometry=GeometryRecord(
+            size=geometry.size, multiple=geometry.multiple, square=geometry.square
+        ),
+        patch_size=height // detector.patch_grid(height, width)[0],
+        top_fraction=detector.top_fraction,
+        map_sigma=detector.map_sigma,
+        calibration=None if detector.calibrator is None else detector.calibrator.to_dict(),
+        policy=PolicyRecord(threshold=policy.threshold, entropy_threshold=policy.entropy_threshold),
+        evaluation=_evaluation(evaluation),
+        golden=_golden(detector, height, width),
+        versions=_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def artefact_schema() -> str:
+    """JSON schema of `ArtefactMetadata`, as in `docs/artefact.schema.json`."""
+    schema = ArtefactMetadata.model_json_schema(mode="serialization")
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+def write_artefact_schema(path: str | Path) -> None:
+    """Write the JSON schema to a file."""
+    write_text(path, artefact_schema())
+
+
+def _backbone(detector: Detector) -> BackboneRecord | None:
+    from robustad.backbones import Backbone
+
+    backbone = getattr(detector, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        return None
+    config = backbone.config
+    return BackboneRecord(
+        name=config.name,
+        layers=None if config.layers is None else list(config.layers),
+        weights_sha256=tensors_sha256(backbone.state_dict()) if backbone.has_weights else None,
+    )
+
+
+def _evaluation(evaluation: Mapping[str, Any] | None) -> EvaluationRecord:
+    try:
+        # JSON knows neither NaN nor numpy's numbers
+        plain = json.loads(json.dumps(dict(evaluation or {}), allow_nan=False))
+        return EvaluationRecord.model_validate(plain)
+    except (TypeError, ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"evaluation: expected a dict that JSON can hold, with a list `attacks`: {reason}"
+        ) from error
+
+
+@torch.no_grad()
+def _golden(detector: Detector, height: int, width: int) -> GoldenRecord:
+    x = torch.from_numpy(golden_image(height, width)).to(detector.device)
+    patch_scores = detector.patch_scores(x)
+    score = detector.aggregate(patch_scores)
+    anomaly_map = detector.anomaly_map(patch_scores, (height, width))
+    arrays = [tensor.cpu().numpy() for tensor in (score, patch_scores, anomaly_map)]
+    return GoldenRecord(height=height, width=width, outputs=golden_outputs(*arrays))
+
+
+def _versions() -> dict[str, str]:
+    found = {"robustad": robustad.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a repackaged distribution
+            continue
+    return found

@@ -1,0 +1,157 @@
+"""Writing a detector to an ONNX file that describes itself."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustad.detectors import Detector
+from robustad.errors import InputError
+from robustad.geometry import Geometry
+from robustad.runtime._metadata import KEY
+
+if TYPE_CHECKING:
+    from onnxscript import ir
+
+OPSETS = (18, 20)
+# A protobuf file ends at 2 GiB; the graph and the metadata need some of it.
+EXTERNAL_BYTES = 2**31 - 2**26
+
+
+def export_onnx(
+    detector: Detector,
+    path: str | Path,
+    *,
+    image_size: tuple[int, int] | None = None,
+    dynamic_size: bool | None = None,
+    opset: int = 20,
+    evaluation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a detector to one ONNX file, from prepared image to probability and map.
+
+    Parameters
+    ----------
+    detector : Detector
+        Fitted; calibrated if probabilities are wanted. It is not changed.
+    path : str or Path
+        File name, ending in `.onnx`. An earlier file is replaced in one step; if anything fails
+        it stays as it was. A model of over 2 GB keeps its tensors in `.onnx.data` beside it.
+    image_size : (int, int), optional
+        Height and width in pixels of prepared images: the only size unless `dynamic_size`; by
+        default the square of the detector's smaller edge.
+    dynamic_size : bool, optional
+        True leaves height and width free, False fixes them. By default they are free where the
+        backbone can be traced so and images keep their aspect ratio, else fixed. The batch size
+        is always free.
+    opset : {18, 20}, default 20
+        Version of ONNX's operators.
+    evaluation : mapping, optional
+        What has been measured about the detector, stored in the file; its key `attacks` lists the
+        attacks it was evaluated under.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If an option is out of range, the file cannot be written there, the detector cannot be
+        traced with a free size though `dynamic_size` is True, is not float32, or its calibrator
+        is of a kind that cannot be exported.
+    NotFittedError
+        If the detector or its calibrator is not fitted.
+
+    Notes
+    -----
+    Input `image` (B, 3, H, W), float32 RGB in [0, 1], resized and cropped. Outputs, all float32:
+    `score` (B,), `probability` (B,), `entropy` (B,) in nats, `patch_scores` (B, N),
+    `anomaly_map` (B, H, W). Probability and entropy are NaN without a calibration. The scalars
+    `calibration_slope` and `calibration_intercept` are initialisers that a caller may override;
+    if the calibrator takes the raw score for the probability, they are NaN. The bank is compared
+    in chunks, and the foreground mask is computed in the graph, not stored.
+
+    Call `verify` on the file before using it.
+    """
+    from robustad.export.metadata import InputContract, describe
+    from robustad.export.trace import trace
+
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise InputError(f"{path}: expected a file name ending in .onnx")
+    if opset not in OPSETS:
+        raise InputError(f"opset: expected one of {OPSETS}, got {opset}")
+    size = _size(image_size, detector.geometry)
+    if dynamic_size is None and detector.geometry.square:
+        dynamic_size = False
+    with _replaced(path) as aside:
+        metadata = describe(detector, size, evaluation=evaluation)
+        model, dynamic = trace(detector, size, dynamic=dynamic_size, opset=opset)
+        if dynamic:
+            metadata.input = InputContract(height=None, width=None)
+        model.metadata_props[KEY] = metadata.model_dump_json()
+        model.producer_name, model.producer_version = "robustad", metadata.versions["robustad"]
+        _save(model, aside)
+    return path
+
+
+def data_file(path: Path) -> Path:
+    """Where the tensors of a model of over 2 GB lie."""
+    return path.with_name(path.name + ".data")
+
+
+def _size(image_size: tuple[int, int] | None, geometry: Geometry) -> tuple[int, int]:
+    edge = geometry.size - geometry.size % geometry.multiple
+    if image_size is None:
+        return edge, edge
+    height, width = image_size
+    if min(height, width) < 1 or height % geometry.multiple or width % geometry.multiple:
+        raise InputError(
+            f"image_size: expected height and width in multiples of {geometry.multiple} pixels, "
+            f"got {image_size}"
+        )
+    return height, width
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    from onnxscript import ir
+
+    nbytes = sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+    external = data_file(path).name if nbytes > EXTERNAL_BYTES else None
+    ir.save(model, path, external_data=external)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """Give a path of the same name in a folder beside; move what is there when all went well."""
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file name to write to, got an existing folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{path}: its parent {path.parent} is not a folder") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written there: {error.strerror}") from error
+    try:
+        aside = folder / path.name
+        yield aside
+        data, old_data = data_file(aside), data_file(path)
+        has_data, replaces = data.exists(), path.exists()
+        # The data first: once the model is there, it is whole.
+        if has_data:
+            data.replace(old_data)
+        aside.replace(path)
+        if replaces and not has_data:
+            old_data.unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,182 @@
+"""From a detector to an ONNX model in memory."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from onnxscript import ir
+from torch import nn
+
+from robustad.detectors import Detector
+from robustad.errors import InputError
+from robustad.export.graph import DetectorGraph
+from robustad.runtime._metadata import CALIBRATION, INPUT, OUTPUTS
+
+# Units (of `multiple` pixels) an edge may have. Tracing treats sizes 0 and 1 as special.
+MIN_UNITS, MAX_UNITS = 2, 4096
+# Size of the traced image where the size is dynamic: unequal edges, and no size that a backbone
+# was trained at, so that nothing is taken for a constant.
+TRACED_UNITS = (5, 7)
+
+
+def trace(
+    detector: Detector, size: tuple[int, int], *, dynamic: bool | None, opset: int
+) -> tuple[ir.Model, bool]:
+    """Trace a detector into an ONNX model.
+
+    Parameters
+    ----------
+    detector : Detector
+        Fitted; it comes back unchanged.
+    size : (int, int)
+        Height and width in pixels of a model of one size.
+    dynamic : bool or None
+        Whether height and width stay free; None leaves them free where tracing allows it.
+    opset : int
+        Version of ONNX's operators.
+
+    Returns
+    -------
+    model : onnx_ir.Model
+        Its inputs `calibration_slope` and `calibration_intercept` have defaults.
+    dynamic : bool
+        Whether height and width stayed free.
+
+    Raises
+    ------
+    InputError
+        If the detector is not float32, or `dynamic` is True and cannot be had.
+    NotFittedError
+        If the detector is not fitted.
+    """
+    if detector.device.type != "cpu":
+        detector = copy.deepcopy(detector).cpu()
+    for name, tensor in (*detector.named_parameters(), *detector.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise InputError(f"detector: expected float32 to export, but {name} is {tensor.dtype}")
+    with torch.no_grad(), evaluation_mode(detector), plain_attention(detector), no_collection():
+        graph = DetectorGraph(detector).eval()
+        if dynamic is not False:
+            try:
+                return _trace(graph, _free_size(detector.geometry.multiple), opset), True
+            except Exception as error:  # whatever a backbone does to a symbolic size
+                if dynamic:
+                    reason = (str(error).splitlines() or [type(error).__name__])[0]
+                    raise InputError(
+                        "dynamic_size: this detector cannot be traced with a free height and "
+                        f"width ({reason}); export with dynamic_size=False"
+                    ) from error
+        return _trace(graph, _Size(*size, axes={}), opset), False
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Size of the traced image, and which of its axes stay free."""
+
+    height: int
+    width: int
+    axes: dict[int, Any]
+
+
+def _free_size(multiple: int) -> _Size:
+    axes = {}
+    for axis, name in ((2, "rows"), (3, "columns")):
+        units = torch.export.Dim(name, min=MIN_UNITS, max=MAX_UNITS)
+        axes[axis] = multiple * units if multiple > 1 else units
+    height, width = (multiple * units for units in TRACED_UNITS)
+    return _Size(height, width, axes)
+
+
+def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
+    axes = {0: torch.export.Dim("batch", min=1), **size.axes}
+    generator = torch.Generator().manual_seed(0)
+    example = torch.rand(2, 3, size.height, size.width, generator=generator)
+    arguments = (example, torch.tensor(1.0), torch.tensor(0.0))
+    shapes = (axes, None, None)
+    exported = torch.export.export(graph, arguments, dynamic_shapes=shapes, strict=False)
+    program = torch.onnx.export(
+        exported,
+        dynamo=True,
+        verbose=False,
+        opset_version=opset,
+        input_names=[INPUT, *CALIBRATION],
+        output_names=list(OUTPUTS),
+        dynamic_shapes=shapes,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    model = program.model
+    _forget_sources(model)
+    defaults = dict(zip(CALIBRATION, (graph.slope, graph.intercept), strict=True))
+    for value in model.graph.inputs:
+        if value.name in defaults:
+            # An initialiser that is an input as well is a default, which callers may override.
+            value.const_value = ir.tensor(
+                np.array(defaults[value.name], np.float32), name=value.name
+            )
+            model.graph.register_initializer(value)
+        elif value.shape is not None:
+            free = ("height", "width")
+            value.shape = ir.Shape(
+                ["batch", 3, *(free if size.axes else (size.height, size.width))]
+            )
+    return model
+
+
+def _forget_sources(model: ir.Model) -> None:
+    """Drop the stack traces kept with every node: this machine's paths are nobody's business."""
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        graph.metadata_props.clear()
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Switch a module to evaluation for a while."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Pause the garbage collector: tracing makes millions of small objects that it would rescan."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def plain_attention(module: nn.Module) -> Iterator[None]:
+    """Have timm's attention written out for a while: it gives a simpler graph than the fused one.
+
+    timm's own switch, `set_fused_attn`, is read only when a model is built.
+    """
+    fused = [part for part in module.modules() if getattr(part, "fused_attn", False)]
+    for part in fused:
+        part.fused_attn = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for part in fused:
+            part.fused_attn = True  # type: ignore[assignment]

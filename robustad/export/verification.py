@@ -1,0 +1,303 @@
+"""Whether an exported file scores as the detector does, on real inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from robustad.detectors import Detector
+from robustad.errors import InputError, RobustadError, VerificationError
+from robustad.export.graph import calibration_constants
+from robustad.export.metadata import describe
+from robustad.export.trace import evaluation_mode
+from robustad.geometry import resize_bicubic
+from robustad.runtime import OnnxDetector, load
+from robustad.runtime._metadata import OUTPUTS
+from robustad.runtime.batches import batches, stack
+from robustad.verdict import binary_entropy
+
+if TYPE_CHECKING:
+    from robustad.images import Images
+
+FloatArray = npt.NDArray[np.float32]
+# Fields of the metadata that have to be what the detector would be described by now.
+DESCRIBED = (
+    "method",
+    "config",
+    "backbone",
+    "tensors_sha256",
+    "geometry",
+    "patch_size",
+    "top_fraction",
+    "map_sigma",
+    "calibration",
+    "policy",
+)
+# The steepest slope of a sigmoid, and about that of the entropy of one, is a quarter.
+STEEPEST = 0.25
+GENERATED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The outcome of `verify`.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    differences : dict of str to float
+        Largest absolute difference of each output between detector and file; infinite where one
+        of them is NaN and the other is not.
+    tolerances : dict of str to float
+        What is allowed.
+    mismatches : list of str
+        In which points the file's metadata are not the detector's.
+    mask_flips : int
+        Patches that are scored 0 by one engine only. A patch whose first principal component lies
+        within rounding of the foreground threshold may fall on either side.
+    images : int
+        Images compared, repeated ones counted again.
+    shapes : list of (int, int, int)
+        Batch size, height and width of every batch compared.
+    providers : list of str
+        onnxruntime's execution providers, the preferred one first.
+    """
+
+    path: str
+    differences: dict[str, float]
+    tolerances: dict[str, float]
+    mismatches: list[str]
+    mask_flips: int
+    images: int
+    shapes: list[tuple[int, int, int]]
+    providers: list[str]
+
+    @property
+    def failures(self) -> list[str]:
+        """What is wrong, in words; empty if nothing is."""
+        found = [
+            f"{name} differs by {difference:.3g} (allowed {self.tolerances[name]:.3g})"
+            for name, difference in self.differences.items()
+            if not difference <= self.tolerances[name]
+        ]
+        if found and self.mask_flips:
+            found.append(f"{self.mask_flips} patches are foreground in one engine only")
+        return found + self.mismatches
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output and the metadata agree."""
+        return not self.failures
+
+    def raise_if_failed(self) -> None:
+        """Raise a VerificationError that names the outputs and differences, unless `passed`."""
+        if not self.passed:
+            raise VerificationError(
+                f"{self.path}: disagrees with the detector: {'; '.join(self.failures)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON; an infinite difference becomes None."""
+        differences = {k: v if np.isfinite(v) else None for k, v in self.differences.items()}
+        shapes = [list(shape) for shape in self.shapes]
+        plain = {**asdict(self), "differences": differences, "shapes": shapes}
+        return {"passed": self.passed, **plain, "failures": self.failures}
+
+
+def verify(
+    detector: Detector,
+    path: str | Path,
+    *,
+    images: Images | None = None,
+    batch_sizes: Sequence[int] = (1, 2, 3, 4, 5),
+    score_tolerance: float = 1e-5,
+    map_tolerance: float = 1e-4,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> Verification:
+    """Compare an exported file with the detector it was exported from.
+
+    Parameters
+    ----------
+    detector : Detector
+        The detector; it is not changed.
+    path : str or Path
+        The file.
+    images : path, folder, PIL image, array, tensor, or an iterable of these, optional
+        Images of any sizes, best from the data the detector is for. All are used, and repeated to
+        fill the batches. By default a few are generated.
+    batch_sizes : sequence of int >= 1, default (1, 2, 3, 4, 5)
+        Compared for every image size that occurs.
+    score_tolerance : float, default 1e-5
+        Largest absolute difference in score. Probability and entropy may differ by a quarter of
+        the calibration's slope times this, if that is more.
+    map_tolerance : float, default 1e-4
+        Largest absolute difference in patch scores and anomaly map.
+    providers, threads
+        See `robustad.runtime.load`.
+
+    Returns
+    -------
+    Verification
+        Call `raise_if_failed` on it, or look at `passed`.
+
+    Raises
+    ------
+    InputError
+        If an option is out of range, an image cannot be read, or there is no such file.
+    StateError
+        If the file is no exported detector.
+    MissingDependencyError
+        If onnxruntime is not installed.
+    """
+    sizes = list(batch_sizes)
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"batch_sizes: expected sizes >= 1, got {sizes}")
+    for name, value in (("score_tolerance", score_tolerance), ("map_tolerance", map_tolerance)):
+        if not value >= 0:
+            raise InputError(f"{name}: expected >= 0, got {value}")
+    file = load(path, providers=providers, threads=threads)
+    differences = dict.fromkeys(OUTPUTS, 0.0)
+    flips, shapes = 0, []
+    with torch.no_grad(), evaluation_mode(detector):
+        mismatches = _mismatches(detector, file, map_tolerance)
+        for x in _inputs(detector, file, images, sizes):
+            shapes.append((x.shape[0], x.shape[2], x.shape[3]))
+            expected, found = _expected(detector, x), file.run(x)
+            for name in OUTPUTS:
+                worst = _difference(expected[name], found[name])
+                differences[name] = max(differences[name], worst)
+            flips += _flips(expected["patch_scores"], found["patch_scores"], map_tolerance)
+    slope = calibration_constants(detector)[0]
+    propagated = score_tolerance * max(1.0, float(np.nan_to_num(abs(slope))) * STEEPEST)
+    return Verification(
+        path=str(path),
+        differences=differences,
+        tolerances={
+            "score": score_tolerance,
+            "probability": propagated,
+            "entropy": propagated,
+            "patch_scores": map_tolerance,
+            "anomaly_map": map_tolerance,
+        },
+        mismatches=mismatches,
+        mask_flips=flips,
+        images=sum(batch for batch, _, _ in shapes),
+        shapes=shapes,
+        providers=file.providers,
+    )
+
+
+def _mismatches(detector: Detector, file: OnnxDetector, tolerance: float) -> list[str]:
+    golden = file.metadata.get("golden", {})
+    size = file.image_size or (golden.get("height"), golden.get("width"))
+    if None in size:
+        return ["metadata: no golden input"]
+    expected = describe(detector, (int(size[0]), int(size[1]))).model_dump(mode="json")
+    found = [
+        f"metadata: {name} is {_short(file.metadata.get(name))}, the detector's is "
+        f"{_short(expected[name])}"
+        for name in DESCRIBED
+        if file.metadata.get(name) != expected[name]
+    ]
+    try:
+        file.check_golden(tolerance=tolerance)
+    except RobustadError as error:
+        found.append(f"golden: {error}")
+    return found
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _expected(detector: Detector, x: FloatArray) -> dict[str, npt.NDArray[Any]]:
+    patch_scores = detector.patch_scores(torch.from_numpy(x).to(detector.device))
+    score = detector.aggregate(patch_scores).cpu().numpy()
+    probability = detector.probability(score)
+    return {
+        "score": score,
+        "probability": probability,
+        "entropy": binary_entropy(probability),
+        "patch_scores": patch_scores.cpu().numpy(),
+        "anomaly_map": detector.anomaly_map(patch_scores, (x.shape[2], x.shape[3])).cpu().numpy(),
+    }
+
+
+def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+    if expected.shape != found.shape:
+        return float("inf")
+    both_nan = np.isnan(expected) & np.isnan(found)
+    difference = np.where(both_nan, 0.0, np.abs(expected.astype(np.float64) - found))
+    return float(np.nan_to_num(difference, nan=np.inf).max())
+
+
+def _flips(expected: FloatArray, found: FloatArray, tolerance: float) -> int:
+    if expected.shape != found.shape:
+        return 0
+    one_is_zero = (expected == 0) != (found == 0)
+    return int((one_is_zero & (np.abs(expected - found) > tolerance)).sum())
+
+
+def _inputs(
+    detector: Detector, file: OnnxDetector, images: Images | None, batch_sizes: list[int]
+) -> Iterator[FloatArray]:
+    """Batches of every size of image: each batch size occurs, and each image."""
+    by_size: dict[tuple[int, int], list[FloatArray]] = {}
+    for image in _prepared(detector, file, images):
+        by_size.setdefault((image.shape[2], image.shape[3]), []).append(image)
+    for group in by_size.values():
+        start, pending = 0, list(batch_sizes)
+        while pending or start < len(group):
+            size = pending.pop(0) if pending else max(batch_sizes)
+            yield np.concatenate([group[(start + i) % len(group)] for i in range(size)])
+            start += size
+
+
+def _prepared(
+    detector: Detector, file: OnnxDetector, images: Images | None
+) -> Iterator[FloatArray]:
+    if images is None:
+        yield from _generated(detector, file)
+        return
+    none = True
+    for batch in batches(images, detector.geometry, 1):
+        none = False
+        x = stack(batch)
+        if file.image_size not in (None, (x.shape[2], x.shape[3])):
+            raise InputError(
+                f"{batch[0].name}: prepared to {x.shape[2]} x {x.shape[3]} pixels, but the file "
+                f"takes {file.image_size} only"
+            )
+        yield x
+    if none:
+        raise InputError("images: expected at least one image, got none")
+
+
+def _generated(detector: Detector, file: OnnxDetector) -> Iterator[FloatArray]:
+    """Smooth colours with a darker object and noise, of one or, if the file allows, two sizes."""
+    golden = file.metadata["golden"]
+    height, width = file.image_size or (golden["height"], golden["width"])
+    shapes = [(height, width)]
+    if file.image_size is None:
+        shapes.append((height, width + 2 * detector.geometry.multiple))
+    rng = np.random.default_rng(0)
+    for height, width in shapes:
+        for _ in range(GENERATED):
+            coarse = rng.random((6, 6, 3)).astype(np.float32)
+            pixels = 0.5 + 0.3 * resize_bicubic(coarse, height, width)
+            y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+            shift_y, shift_x = rng.uniform(-0.2, 0.2, 2)
+            inside = (x - shift_x) ** 2 + (y - shift_y) ** 2 < 0.4
+            pixels = np.where(inside[..., None], pixels - 0.4, pixels)
+            pixels = pixels + 0.03 * rng.standard_normal(pixels.shape)
+            clipped = pixels.clip(0.0, 1.0).astype(np.float32)
+            yield np.ascontiguousarray(clipped.transpose(2, 0, 1)[None])

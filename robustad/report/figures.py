@@ -1,0 +1,253 @@
+"""The plots of one evaluation, each as one inline SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from robustad.calibration import RawScore
+from robustad.evaluation import Evaluation
+from robustad.evaluation.result import CLEAN, WORST
+from robustad.metrics import reliability_curve
+from robustad.report.svg import COLOURS, draw
+from robustad.report.wording import condition_name, number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FloatArray = npt.NDArray[np.float64]
+BINS = 32
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5.0, 1.6), (5.0, 1.4, 1.2, 1.4), (1.4, 1.2))
+
+
+def line_style(evaluation: Evaluation, name: str) -> tuple[str, tuple[float, ...], float]:
+    """Colour name, dashes and width (points) of a condition's line, the same in plot and legend."""
+    if name == CLEAN:
+        return "ink", (), 1.8
+    if name == WORST:
+        return "worst", (), 3.2
+    index = evaluation.attacks.index(name)
+    return f"attack-{index % 4 + 1}", _DASHES[(index + 1 + index // 4) % 4], 1.5
+
+
+def roc(evaluation: Evaluation, key: str) -> str:
+    """ROC curves of all conditions; the legend is left to the page."""
+    from sklearn.metrics import roc_curve
+
+    labels = np.asarray(evaluation.labels)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8, alpha=0.6)
+        for name in evaluation.conditions:
+            fpr, tpr, _ = roc_curve(labels, evaluation.scores(name))
+            colour, dashes, width = line_style(evaluation, name)
+            # The worst case lies below the attack that it often coincides with.
+            order = 2.5 if name == WORST else 3.0
+            [line] = axes.plot(
+                fpr, tpr, color=COLOURS[colour], linewidth=width, clip_on=False, zorder=order
+            )
+            if dashes:
+                line.set_dashes(dashes)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.set_xlabel("false positive rate: normal images called anomalous")
+        axes.set_ylabel("true positive rate: anomalous images found")
+        _fractions(axes)
+
+    found = ", ".join(
+        f"{condition_name(name)} {number(condition.metrics.auroc)}"
+        for name, condition in evaluation.conditions.items()
+    )
+    return draw(f"{key}-roc", (4.4, 4.2), paint, alt=f"ROC curves. Area under each: {found}.")
+
+
+def score_strips(evaluation: Evaluation, key: str) -> str:
+    """Histograms of the image scores, one strip a condition, with the decision threshold."""
+    report = evaluation.calibration
+    return _strips(
+        evaluation,
+        f"{key}-scores",
+        evaluation.scores,
+        limit=None if report is None else report.score_threshold,
+        limit_name="threshold",
+        note=lambda name: _errors(evaluation, name),
+        axis="image score",
+    )
+
+
+def entropy_strips(evaluation: Evaluation, key: str) -> str | None:
+    """Histograms of the predictive entropy with the flag; None without a calibrator."""
+    report = evaluation.calibration
+    if report is None or any(c.entropy is None for c in evaluation.conditions.values()):
+        return None
+
+    def note(name: str) -> str:
+        rate = evaluation.conditions[name].flag_rate
+        return "" if rate is None else f"deferred {percent(rate)}"
+
+    return _strips(
+        evaluation,
+        f"{key}-entropy",
+        lambda name: np.asarray(evaluation.conditions[name].entropy),
+        limit=report.entropy_threshold,
+        limit_name="flag",
+        note=note,
+        axis="predictive entropy in nats (0.693 = coin toss)",
+        span=(0.0, float(np.log(2.0))),
+    )
+
+
+def reliability(evaluation: Evaluation, key: str) -> tuple[str, str] | None:
+    """Reliability diagrams of the raw score and of the probability; None without a calibrator."""
+    probability = evaluation.clean.probability
+    if evaluation.calibration is None or probability is None:
+        return None
+    raw = RawScore().predict_proba(evaluation.scores())
+    return (
+        _reliability(raw, evaluation, f"{key}-before", "score taken as a probability"),
+        _reliability(np.asarray(probability), evaluation, f"{key}-after", "calibrated probability"),
+    )
+
+
+def _errors(evaluation: Evaluation, name: str) -> str:
+    metrics = evaluation.conditions[name].metrics
+    if metrics.fpr is None or metrics.fnr is None:
+        return f"AUROC {number(metrics.auroc)}"
+    return f"false alarms {percent(metrics.fpr)}, missed {percent(metrics.fnr)}"
+
+
+def _strips(
+    evaluation: Evaluation,
+    key: str,
+    values: Callable[[str], FloatArray],
+    *,
+    limit: float | None,
+    limit_name: str,
+    note: Callable[[str], str],
+    axis: str,
+    span: tuple[float, float] | None = None,
+) -> str:
+    names = list(evaluation.conditions)
+    anomalous = np.asarray(evaluation.labels) == 1
+    edges = _edges(np.concatenate([values(name) for name in names]), limit, span)
+    counts = {}
+    for name in names:
+        inside = values(name).clip(edges[0], edges[-1])  # an entropy may pass ln 2 by rounding
+        counts[name] = [np.histogram(inside[rows], edges)[0] for rows in (~anomalous, anomalous)]
+    top = max(int(part.max()) for parts in counts.values() for part in parts)
+    shown = limit is not None and edges[0] <= limit <= edges[-1]
+
+    def paint(figure: Figure) -> None:
+        strips: Sequence[Axes] = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+        for name, axes in zip(names, strips, strict=True):
+            # Back to back, so that the classes can be told apart without colour.
+            for part, sign, colour in zip(
+                counts[name], (1, -1), ("normal", "anomalous"), strict=True
+            ):
+                axes.stairs(sign * part, edges, fill=True, color=COLOURS[colour])
+            axes.axhline(0, color=COLOURS["muted"], linewidth=0.7)
+            if shown:
+                axes.axvline(limit, color=COLOURS["ink"], linewidth=1.0, dashes=(3, 2))
+            axes.set_ylim(-1.15 * top, 1.15 * top)
+            axes.set_yticks([-top, 0, top], [str(top), "0", str(top)])
+            axes.set_title(condition_name(name), loc="left", fontsize=9.0, pad=4)
+            axes.set_title(note(name), loc="right", fontsize=8.5, pad=4, color=COLOURS["muted"])
+            for side in ("bottom", "left"):
+                axes.spines[side].set_visible(False)
+            axes.tick_params(axis="both", length=0)
+        if shown:
+            right = limit is not None and limit > (edges[0] + edges[-1]) / 2
+            strips[0].annotate(
+                limit_name,
+                (limit, 1.15 * top),
+                (-4 if right else 4, -2),
+                textcoords="offset points",
+                ha="right" if right else "left",
+                va="top",
+                fontsize=8.5,
+                bbox={"facecolor": COLOURS["panel"], "edgecolor": "none", "pad": 0.8, "alpha": 0.8},
+            )
+        strips[-1].set_xlabel(axis)
+
+    told = "; ".join(f"{condition_name(name)}: {note(name)}" for name in names if note(name))
+    alt = f"Histograms of the {axis}, normal images up, anomalous down. {told}".strip()
+    return draw(key, (5.6, 0.5 + 1.0 * len(names)), paint, alt=alt)
+
+
+def _edges(values: FloatArray, limit: float | None, span: tuple[float, float] | None) -> FloatArray:
+    """Edges of the bins all strips share, with room for the limit unless it lies far away."""
+    if span is None:
+        low, high = float(values.min()), float(values.max())
+        if limit is not None and 2 * low - high <= limit <= 2 * high - low:
+            low, high = min(low, limit), max(high, limit)
+        span = (low, high)
+    return np.histogram_bin_edges(values, bins=BINS, range=span)
+
+
+def _reliability(probability: FloatArray, evaluation: Evaluation, key: str, axis: str) -> str:
+    curve = reliability_curve(probability, evaluation.labels)
+    filled = curve.count > 0
+
+    def paint(figure: Figure) -> None:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1.1])
+        upper.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8, alpha=0.6)
+        # The gap to the diagonal is what the calibration error averages.
+        upper.vlines(
+            curve.mean_predicted[filled],
+            curve.mean_predicted[filled],
+            curve.fraction_positive[filled],
+            color=COLOURS["accent"],
+            linewidth=4.0,
+            alpha=0.35,
+        )
+        upper.plot(
+            curve.mean_predicted[filled],
+            curve.fraction_positive[filled],
+            "o",
+            color=COLOURS["accent"],
+            markersize=5.5,
+            clip_on=False,
+            zorder=3,
+        )
+        upper.set(xlim=(0, 1), ylim=(-0.02, 1.02))
+        upper.set_ylabel("share anomalous")
+        _fractions(upper)
+        lower.bar(curve.bin_centre, curve.count, 0.088, color=COLOURS["muted"], alpha=0.55)
+        for centre, size in zip(curve.bin_centre[filled], curve.count[filled], strict=True):
+            lower.annotate(
+                str(int(size)),
+                (centre, size),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8.0,
+            )
+        lower.set_ylim(0, 1.5 * curve.count.max())
+        lower.set_yticks([])
+        lower.spines["left"].set_visible(False)
+        lower.set_ylabel("images")
+        lower.set_xlabel(axis)
+
+    points = ", ".join(
+        f"{p:.2f} to {q:.2f} ({n})"
+        for p, q, n in zip(
+            curve.mean_predicted[filled],
+            curve.fraction_positive[filled],
+            curve.count[filled],
+            strict=True,
+        )
+    )
+    alt = f"Reliability of the {axis}: predicted to observed share, images in brackets: {points}."
+    return draw(key, (4.4, 4.2), paint, alt=alt)
+
+
+def _fractions(axes: Axes) -> None:
+    ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
+    names = ("0", "0.25", "0.5", "0.75", "1")
+    axes.set_xticks(ticks, names)
+    axes.set_yticks(ticks, names)
+    axes.grid(True)

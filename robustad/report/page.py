@@ -1,0 +1,281 @@
+"""From evaluations to one self-contained HTML file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustad._files import write_text
+from robustad._imports import require
+from robustad.errors import InputError
+from robustad.evaluation import Evaluation, Example
+from robustad.evaluation.result import CLEAN, WORST
+from robustad.report import figures
+from robustad.report.gallery import Card, amplification, cards, colour_stops
+from robustad.report.headline import findings, overview, verdict
+from robustad.report.summary import (
+    Gauge,
+    Intervals,
+    Table,
+    conditions_table,
+    gauges,
+    images_text,
+    intervals_of,
+    overview_table,
+)
+from robustad.report.wording import condition_name, count, eps_text, number, percent, subject
+
+Examples = Sequence[Example] | Mapping[str, Sequence[Example]]
+
+
+@dataclass(frozen=True)
+class LegendLine:
+    """One entry of the ROC legend: how the line looks and what it is."""
+
+    name: str
+    auroc: str
+    colour: str
+    dashes: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One evaluation, ready to print."""
+
+    key: str
+    evaluation: Evaluation
+    subject: str
+    facts: str
+    verdict: str
+    findings: list[str]
+    gauges: list[Gauge]
+    table: Table
+    perfect: bool
+    roc: str
+    legend: list[LegendLine]
+    scores: str
+    reliability: tuple[str, str] | None
+    entropy: str | None
+    entropies: list[tuple[str, str, str, str]]
+    cards: list[Card]
+    outlined: bool
+    factor: int
+    settings: list[tuple[str, str]]
+
+
+def write_report(
+    evaluations: Evaluation | Sequence[Evaluation],
+    path: str | Path,
+    *,
+    examples: Examples = (),
+    title: str | None = None,
+    verification: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write one HTML file that needs nothing else: no script, no font, no image from outside.
+
+    Parameters
+    ----------
+    evaluations : Evaluation or sequence of Evaluation
+        What to show. With several, a summary table comes first and each has its own part.
+    path : str or Path
+        The file; written whole or not at all, its folder is created.
+    examples : sequence of Example, or mapping of str to such, optional
+        Images for the gallery, see `robustad.evaluation.collect_examples`. With several
+        evaluations a mapping, whose keys name them: `category`, or `method/category`,
+        `dataset/category` or `method/dataset/category` where that is not unique.
+    title : str, optional
+        Heading of the page; by default what was evaluated on what.
+    verification : mapping, optional
+        Outcome of the check of an ONNX export: `passed` (bool) and the worst differences under
+        any names; nested mappings are flattened.
+    notes : sequence of str, optional
+        Paragraphs to print at the top.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    InputError
+        If there is no evaluation, one lacks its clean pass, the examples cannot be told apart, or
+        `path` is a folder.
+    MissingDependencyError
+        If jinja2 or matplotlib is not installed (extra `report`).
+
+    Notes
+    -----
+    The same arguments give the same bytes. All figures are those of the evaluation or are
+    computed from its scores; the 95% intervals are a seeded bootstrap over images.
+    """
+    jinja2 = require("jinja2", extra="report", purpose="HTML reports")
+    require("matplotlib", extra="report", purpose="HTML reports")
+    chosen = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
+    if not chosen:
+        raise InputError("evaluations: expected at least one, got none")
+    for one in chosen:
+        if CLEAN not in one.conditions:
+            raise InputError(
+                f"evaluations: expected the condition 'clean' in each, {subject(one)} has "
+                f"{', '.join(one.conditions) or 'none'}"
+            )
+    shown = _assigned(examples, chosen)
+    intervals = [intervals_of(one) for one in chosen]
+    sections = [
+        _section(f"e{index}", one, ends, some)
+        for index, (one, ends, some) in enumerate(zip(chosen, intervals, shown, strict=True), 1)
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["marked"] = _marked
+    text = environment.get_template("report.html.jinja").render(
+        title=title or (sections[0].subject if len(chosen) == 1 else "Robustness report"),
+        sections=sections,
+        overview=overview(chosen),
+        overview_table=overview_table(chosen, intervals) if len(chosen) > 1 else None,
+        verification=None if verification is None else dict(_flat(verification)),
+        passed=None if verification is None else verification.get("passed"),
+        notes=[notes] if isinstance(notes, str) else list(notes),
+        colour_stops=colour_stops(),
+    )
+    write_text(path, text)
+    return Path(path)
+
+
+def _section(
+    key: str, evaluation: Evaluation, intervals: Intervals, examples: Sequence[Example]
+) -> Section:
+    legend = []
+    for name, condition in evaluation.conditions.items():
+        colour, dashes, _ = figures.line_style(evaluation, name)
+        pattern = " ".join(f"{2 * length:g}" for length in dashes)
+        legend.append(
+            LegendLine(condition_name(name), number(condition.metrics.auroc), colour, pattern)
+        )
+    return Section(
+        key=key,
+        evaluation=evaluation,
+        subject=subject(evaluation),
+        facts=_facts(evaluation),
+        verdict=verdict(evaluation),
+        findings=findings(evaluation),
+        gauges=gauges(evaluation, intervals),
+        table=conditions_table(evaluation, intervals),
+        perfect=any(low == high for low, high in intervals.values()),
+        roc=figures.roc(evaluation, key),
+        legend=legend,
+        scores=figures.score_strips(evaluation, key),
+        reliability=figures.reliability(evaluation, key),
+        entropy=figures.entropy_strips(evaluation, key),
+        entropies=[
+            (
+                condition_name(name),
+                number(one.raw_entropy_mean),
+                number(one.entropy_mean),
+                percent(one.flag_rate),
+            )
+            for name, one in evaluation.conditions.items()
+        ],
+        cards=cards(examples, evaluation),
+        outlined=any(one.mask is not None and one.mask.any() for one in examples),
+        factor=amplification(evaluation.eps),
+        settings=_settings(evaluation),
+    )
+
+
+def _marked(text: str) -> Any:
+    """HTML of a sentence with its figures emphasised."""
+    markup = require("markupsafe", extra="report", purpose="HTML reports")
+    escaped = str(markup.escape(text))
+    return markup.Markup(re.sub(r"\b\d\.\d{3}\b", r"<b>\g<0></b>", escaped))
+
+
+def _facts(evaluation: Evaluation) -> str:
+    images = f"{images_text(evaluation)} images"
+    if not evaluation.attacks:
+        return images
+    return f"{images}; attacks change no pixel by more than {eps_text(evaluation.eps)}"
+
+
+def _assigned(examples: Examples, evaluations: Sequence[Evaluation]) -> list[Sequence[Example]]:
+    """Examples of each evaluation."""
+    if not isinstance(examples, Mapping):
+        if len(evaluations) > 1 and len(examples):
+            raise InputError(
+                f"examples: expected a mapping from category to examples for {len(evaluations)} "
+                f"evaluations, got a plain sequence of {len(examples)}"
+            )
+        return [examples, *([] for _ in evaluations[1:])]
+    assigned: list[Sequence[Example]] = [[] for _ in evaluations]
+    for name, some in examples.items():
+        found = [index for index, one in enumerate(evaluations) if name in _keys(one)]
+        if len(found) != 1:
+            known = ", ".join(sorted({"/".join(_parts(one)) for one in evaluations}))
+            raise InputError(
+                f"examples: expected keys that name one evaluation each ({known}), "
+                f"{name!r} names {len(found)}"
+            )
+        assigned[found[0]] = some
+    return assigned
+
+
+def _parts(evaluation: Evaluation) -> tuple[str, str, str]:
+    return evaluation.method, evaluation.dataset, evaluation.category
+
+
+def _keys(evaluation: Evaluation) -> set[str]:
+    method, dataset, category = _parts(evaluation)
+    return {
+        category,
+        f"{method}/{category}",
+        f"{dataset}/{category}",
+        f"{method}/{dataset}/{category}",
+    }
+
+
+def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What determined the result, from the most to the least important."""
+    rows = [("images", images_text(evaluation))]
+    if evaluation.attacks:
+        rows.append(("eps (l-infinity radius of all attacks)", eps_text(evaluation.eps)))
+    report = evaluation.calibration
+    if report is None:
+        rows.append(("calibration", "none"))
+    else:
+        fitted = count(len(report.names), "image") if report.names else "came fitted"
+        rows.append(("calibration", f"{report.calibrator.get('method', '?')}, {fitted}"))
+        rows.append(("score threshold", f"{report.score_threshold:.4g}"))
+        if report.entropy_threshold is not None:
+            rows.append(("entropy flag", f"{report.entropy_threshold:.4g} nats"))
+    for name, condition in evaluation.conditions.items():
+        if name != WORST and condition.seconds > 0.0:
+            each = condition.seconds / max(1, len(evaluation.labels))
+            rows.append((f"time an image, {name}", f"{each:.3g} s"))
+        if name not in (CLEAN, WORST):
+            rows.append((f"largest change, {name}", eps_text(condition.distance)))
+    return rows + [(name, text) for name, text in _flat(evaluation.settings) if name != "command"]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as dotted names with printable values."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            rows.append((f"{prefix}{name}", f"{value:.4g}"))
+        elif isinstance(value, list | tuple):
+            rows.append((f"{prefix}{name}", ", ".join(str(item) for item in value) or "none"))
+        else:
+            rows.append((f"{prefix}{name}", str(value)))
+    return rows

@@ -1,0 +1,81 @@
+"""Numbers and names as a report prints them."""
+
+from robustad.attacks import PRESETS
+from robustad.evaluation import Evaluation
+from robustad.evaluation.result import CLEAN, WORST
+
+ABSENT = "\N{EN DASH}"
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash.
+
+    Examples
+    --------
+    >>> number(0.98765), number(None) == ABSENT
+    ('0.988', True)
+    """
+    return ABSENT if value is None else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    """Share as a percentage with one decimal, or a dash.
+
+    Examples
+    --------
+    >>> percent(0.0512), percent(1.0), percent(None) == ABSENT
+    ('5.1%', '100.0%', True)
+    """
+    return ABSENT if value is None else f"{100.0 * value:.1f}%"
+
+
+def eps_text(eps: float) -> str:
+    """Radius in steps of an 8-bit image.
+
+    Examples
+    --------
+    >>> eps_text(8 / 255), eps_text(0.01)
+    ('8/255', '2.55/255')
+    """
+    return f"{eps * 255:.4g}/255"
+
+
+def count(n: int, noun: str) -> str:
+    """Count with its noun, in the plural where due.
+
+    Examples
+    --------
+    >>> count(1, "image"), count(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def condition_name(name: str) -> str:
+    """Name of a condition as printed."""
+    return "worst case" if name == WORST else name
+
+
+def condition_summary(name: str) -> str:
+    """Say in one line what happens to the images in a condition."""
+    if name == CLEAN:
+        return "images as they are"
+    if name == WORST:
+        return "per image the worst score of all passes"
+    return PRESETS[name].summary if name in PRESETS else "attack"
+
+
+def objective(name: str) -> str:
+    """What an attack maximises: `probe`, `image`, ..., or nothing where it is no preset."""
+    return PRESETS[name].objective if name in PRESETS else ""
+
+
+def place(evaluation: Evaluation) -> str:
+    """Say what was evaluated on."""
+    known = [part for part in (evaluation.dataset, evaluation.category) if part]
+    return " / ".join(known) or "unnamed images"
+
+
+def subject(evaluation: Evaluation) -> str:
+    """Say what was evaluated on what."""
+    return f"{evaluation.method} on {place(evaluation)}"

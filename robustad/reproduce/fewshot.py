@@ -1,0 +1,277 @@
+"""The few-shot robustness and uncertainty study, run on the data sets given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from robustad import __version__
+from robustad._files import write_text
+from robustad.backbones import DEFAULT, Backbone, create
+from robustad.data import Dataset, calibration_split, categories, content_hash, load, shots
+from robustad.detectors import AnomalyDINO
+from robustad.detectors.anomaly_dino_presets import Preprocessing
+from robustad.errors import DataError, InputError
+from robustad.evaluation import DEFAULT_ATTACKS, Evaluation, evaluate
+from robustad.reproduce.published import TABLE_1 as PUBLISHED
+from robustad.reproduce.tables import Shots, Table, tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that determines the study's results, apart from the images.
+
+    Attributes
+    ----------
+    dataset : str
+        As `robustad.data.load` takes it.
+    shots : tuple of int or "full"
+        Numbers of reference images.
+    seeds : int
+        Repeats 0..seeds-1; each has its own shots and its own calibration split.
+    attacks : tuple of str
+        Run beside the clean pass.
+    eps : float
+        Their l-infinity radius.
+    backbone, weights : str
+        See `robustad.backbones.create`.
+    image_size : int
+        Smaller edge in pixels.
+    preprocessing : str
+        See `preprocessing_for`.
+    mask : bool or None
+        Overrides the preprocessing's masking.
+    full_coreset : int or None
+        Reduce full-shot banks to this many vectors.
+    calibration : float
+        Share of the test set that is calibrated on; figures come from the rest.
+    """
+
+    dataset: str = "mvtec"
+    shots: tuple[Shots, ...] = (1, 2, 4, 8, 16)
+    seeds: int = 3
+    attacks: tuple[str, ...] = DEFAULT_ATTACKS
+    eps: float = 8 / 255
+    backbone: str = DEFAULT
+    weights: str | None = None
+    image_size: int = 448
+    preprocessing: Preprocessing = "agnostic"
+    mask: bool | None = None
+    full_coreset: int | None = None
+    calibration: float = 0.2
+
+
+class _Done(BaseModel):
+    """One finished run on disk: what it was made from, and what it found."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fingerprint: str
+    seconds: float
+    evaluation: Evaluation
+
+
+@dataclass
+class Outcome:
+    """What a study gave.
+
+    Attributes
+    ----------
+    results : dict of shots to list of Evaluation
+        One evaluation a category and seed.
+    skipped : list of str
+        Runs that the data set is too small for.
+    """
+
+    results: dict[Shots, list[Evaluation]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+    def tables(self, dataset: str) -> list[Table]:
+        """Tables 1-3; see `robustad.reproduce.tables`."""
+        return tables(self.results, dataset)
+
+
+def run_fewshot(
+    study: Study,
+    roots: Sequence[Path | None],
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    device: str = "cpu",
+    progress: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Run every category, number of shots and seed that is not on disk yet.
+
+    Parameters
+    ----------
+    study : Study
+        What to run.
+    roots : sequence of Path or None
+        Folders of the data set; None for generated data.
+    out : Path
+        Each run is one file below it, written whole. A run whose file was made from the same
+        study, images and version is not repeated, so that an interrupted study goes on where it
+        stopped.
+    only : sequence of str, optional
+        Categories to take; default all.
+    device : str, default "cpu"
+        Where to compute.
+    progress : bool, default True
+        Show progress bars.
+    say : callable, optional
+        Called with a line about each run.
+
+    Returns
+    -------
+    Outcome
+        Also written to `out` as `tables.md` and `tables.json`.
+
+    Raises
+    ------
+    InputError
+        If an option is out of range or a category is unknown.
+    DataError
+        If a data set is damaged, or too small for every run asked for.
+    """
+    if study.seeds < 1:
+        raise InputError(f"seeds: expected >= 1, got {study.seeds}")
+    for k in study.shots:
+        if k != "full" and (not isinstance(k, int) or k < 1):
+            raise InputError(f"shots: expected numbers >= 1 or 'full', got {k!r}")
+    outcome = Outcome({k: [] for k in study.shots})
+    backbone: Backbone | None = None
+    found: set[str] = set()
+    for data in _categories(study.dataset, roots, only):
+        found.add(data.category)
+        identity = content_hash(data)
+        for k, seed in ((k, seed) for k in study.shots for seed in range(study.seeds)):
+            name = f"{data.category} {k}-shot seed {seed}"
+            path = out / data.category / f"shots-{k}_seed-{seed}.json"
+            fingerprint = _fingerprint(study, identity)
+            done = _read(path, fingerprint)
+            if done is None:
+                try:
+                    references = shots(data, k, seed=seed)
+                except DataError as error:
+                    outcome.skipped.append(f"{name}: {error}")
+                    say(f"skipped {name}: {error}")
+                    continue
+                backbone = backbone or create(study.backbone, study.weights).to(device)
+                done = _run(study, references, seed, backbone, fingerprint, progress)
+                write_text(path, done.model_dump_json() + "\n")
+                say(f"{name}: {done.seconds:.0f} s, {_line(done.evaluation)}")
+            else:
+                say(f"{name}: on disk, {_line(done.evaluation)}")
+            outcome.results[k].append(done.evaluation)
+    missing = sorted(set(only) - found)
+    if missing:
+        raise InputError(f"category: {', '.join(missing)} not found in the data given")
+    outcome.results = {k: runs for k, runs in outcome.results.items() if runs}
+    if not outcome.results:
+        raise DataError("too few training images for every run: " + "; ".join(outcome.skipped))
+    _write_tables(outcome, study, out)
+    return outcome
+
+
+def _categories(
+    dataset: str, roots: Sequence[Path | None], only: Sequence[str]
+) -> Iterator[Dataset]:
+    for root in roots:
+        for category in categories(dataset, root):
+            if not only or category in only:
+                yield load(dataset, root, category)
+
+
+def _run(
+    study: Study,
+    references: Dataset,
+    seed: int,
+    backbone: Backbone,
+    fingerprint: str,
+    progress: bool,
+) -> _Done:
+    import time
+
+    start = time.perf_counter()
+    full = len(references.train) > 16 and study.full_coreset is not None
+    options = {} if study.mask is None else {"mask": study.mask}
+    detector = AnomalyDINO.for_category(
+        references.category,
+        dataset=study.dataset,
+        preprocessing=study.preprocessing,
+        backbone=backbone,
+        image_size=study.image_size,
+        coreset=study.full_coreset if full else None,
+        **options,
+    )
+    detector.fit([sample.image for sample in references.train], progress=progress)
+    held_out, samples = calibration_split(references.test, fraction=study.calibration, seed=seed)
+    evaluation = evaluate(
+        detector,
+        samples,
+        calibration=held_out,
+        attacks=study.attacks,
+        eps=study.eps,
+        dataset=references.name,
+        category=references.category,
+        progress=progress,
+    )
+    seconds = time.perf_counter() - start
+    return _Done(fingerprint=fingerprint, seconds=seconds, evaluation=evaluation)
+
+
+def _fingerprint(study: Study, identity: str) -> str:
+    # Shots and seeds only say which runs there are; a run's file name says which one it is.
+    options = {k: v for k, v in asdict(study).items() if k not in ("shots", "seeds")}
+    weights = study.weights
+    if weights is not None and Path(weights).is_file():
+        options["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    text = json.dumps([options, identity, __version__], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: Path, fingerprint: str) -> _Done | None:
+    if not path.is_file():
+        return None
+    try:
+        done = _Done.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None  # of another version, or damaged: run it again
+    return done if done.fingerprint == fingerprint else None
+
+
+def _line(evaluation: Evaluation) -> str:
+    parts = [f"{name} {c.metrics.auroc:.3f}" for name, c in evaluation.conditions.items()]
+    return "AUROC " + ", ".join(parts)
+
+
+def _write_tables(outcome: Outcome, study: Study, out: Path) -> None:
+    made = outcome.tables(study.dataset)
+    notes = [
+        f"Backbone {study.backbone}, {study.image_size} px, preprocessing {study.preprocessing}; "
+        f"means over categories of means over seeds. Calibration and thresholds come from "
+        f"{study.calibration:.0%} of the test images, all figures from the others; the study takes "
+        "its detection figures from the whole test set.",
+        *(
+            ["Published rows are means over all categories of the data set."]
+            if study.dataset in PUBLISHED
+            else []
+        ),
+        *(f"Skipped: {line}" for line in outcome.skipped),
+    ]
+    write_text(
+        out / "tables.md",
+        "\n".join(table.markdown() for table in made) + "\n" + "\n".join(notes) + "\n",
+    )
+    document = {
+        "study": asdict(study),
+        "tables": [asdict(table) for table in made],
+        "notes": notes,
+    }
+    write_text(out / "tables.json", json.dumps(document, indent=1) + "\n")
