@@ -47,7 +47,7 @@ doctest: $(VENV)/dev.stamp
 	$(BIN)/pytest --doctest-modules --pyargs robustad
 
 bench-check: $(VENV)/dev.stamp
-	$(BIN)/pytest benchmarks --benchmark-disable
+	$(BIN)/pytest benchmarks --benchmark-disable -m "not slow"
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/pytest benchmarks --benchmark-json=build/bench.json

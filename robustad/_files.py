@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one."""
 
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,10 +36,12 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{final}: its parent {final.parent} is not a folder") from error
     aside = final.with_name(f".{secrets.token_hex(8)}.part{final.suffix}")
-    # The umask decides, as for any new file; tempfile's 0600 would hide results from a group.
     aside.touch(mode=0o666, exist_ok=False)
+    # As the umask has it; some writers leave a file of mode 0600, which would hide it from a group.
+    mode = stat.S_IMODE(aside.stat().st_mode)
     try:
         yield aside
+        aside.chmod(mode)
         aside.replace(final)
     finally:
         aside.unlink(missing_ok=True)

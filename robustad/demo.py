@@ -35,7 +35,7 @@ class Demo:
 def run_demo(
     out: str | Path = "demo_out",
     *,
-    category: str = "tray",
+    category: str = "cloth",
     shots: int = 4,
     eps: float = 8 / 255,
     progress: bool = True,
@@ -48,7 +48,7 @@ def run_demo(
     out : str or Path, default "demo_out"
         Folder for `report.html`, `detector.onnx`, `detector.safetensors`, `evaluation.json` and
         `verification.json`.
-    category : str, default "tray"
+    category : str, default "cloth"
         A category of `Surfaces`.
     shots : int, default 4
         Normal images the detector is fitted on.

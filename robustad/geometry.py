@@ -184,4 +184,5 @@ def _bicubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _nearest(size: int, out: int) -> npt.NDArray[np.intp]:
-    return np.minimum(((np.arange(out) + 0.5) * (size / out)).astype(np.intp), size - 1)
+    # floor((i + 0.5) * size / out) in integers: a centre on a boundary is not left to rounding
+    return (2 * np.arange(out, dtype=np.intp) + 1) * size // (2 * out)

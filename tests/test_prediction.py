@@ -26,10 +26,12 @@ def prediction(score, probability):
 def test_records():
     made = prediction([0.25, 7.5, -2.0], [0.0, 0.5, 1.0])
     assert len(made) == 3
-    assert made.to_records() == [
-        dict(name="image 0", score=0.25, probability=0.0, entropy=0.0, verdict="accept"),
-        dict(name="image 1", score=7.5, probability=0.5, entropy=math.log(2), verdict="defer"),
-        dict(name="image 2", score=-2.0, probability=1.0, entropy=0.0, verdict="reject"),
+    keys = ("name", "score", "probability", "entropy", "verdict")
+    assert [tuple(record) for record in made.to_records()] == [keys] * 3
+    assert [tuple(record.values()) for record in made.to_records()] == [
+        ("image 0", 0.25, 0.0, 0.0, "accept"),
+        ("image 1", 7.5, 0.5, math.log(2), "defer"),
+        ("image 2", -2.0, 1.0, 0.0, "reject"),
     ]
 
 

@@ -17,17 +17,24 @@ def value_and_gradient(loss: ImageLoss, x: Tensor) -> tuple[Tensor, Tensor]:
     Raises
     ------
     InputError
-        If the loss does not depend on `x` differentiably, or the gradient is not finite.
+        If the loss is not one value an image, does not depend on `x` differentiably, or its
+        gradient is not finite.
     """
     leaf = x.detach().requires_grad_(True)
     with torch.enable_grad():
         values = loss(leaf)
-        if not values.requires_grad:
+        if values.shape != x.shape[:1]:
+            raise InputError(
+                f"objective: expected one loss an image, ({x.shape[0]},), got {tuple(values.shape)}"
+            )
+        gradient = None
+        if values.requires_grad:
+            (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+        if gradient is None:
             raise InputError(
                 "detector: its patch scores carry no gradient to the images; "
                 "a white-box attack needs a differentiable patch_scores"
             )
-        (gradient,) = torch.autograd.grad(values.sum(), leaf)
     if not bool(torch.isfinite(gradient).all()):
         bad = (~torch.isfinite(gradient)).flatten(1).any(dim=1).nonzero().flatten().tolist()
         raise InputError(f"detector: its gradient is not finite for images {bad} of the batch")

@@ -86,7 +86,14 @@ def patch_mask(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     -------
     Tensor, (B, N), bool
         Row by row.
+
+    Raises
+    ------
+    InputError
+        If `mask` is not (B, H, W).
     """
+    if mask.ndim != 3:
+        raise InputError(f"mask: expected pixel masks (B, H, W), got {tuple(mask.shape)}")
     return F.adaptive_max_pool2d(mask.float().unsqueeze(1), grid).flatten(1) > 0
 
 

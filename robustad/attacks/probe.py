@@ -65,6 +65,7 @@ class LinearProbe:
             If all patches are of one kind.
         """
         from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
 
         features, targets = [], []
         for x, mask in batches:
@@ -77,10 +78,10 @@ class LinearProbe:
                 "probe: expected both normal and anomalous patches to fit on, got "
                 f"{int(y.sum())} anomalous of {y.size}"
             )
-        centre, scale = X.mean(axis=0), X.std(axis=0) + 1e-6
-        model = LogisticRegression(C=C, max_iter=300).fit((X - centre) / scale, y)
-        weight = model.coef_[0] / scale
-        bias = float(model.intercept_[0] - weight @ centre)
+        scaler = StandardScaler()  # leaves a constant feature, as whitening appends, unscaled
+        model = LogisticRegression(C=C, max_iter=300).fit(scaler.fit_transform(X), y)
+        weight = model.coef_[0] / scaler.scale_
+        bias = float(model.intercept_[0] - weight @ scaler.mean_)
         return cls(torch.from_numpy(weight.astype(np.float32)), bias)
 
     def logits(self, features: Tensor) -> Tensor:

@@ -83,9 +83,9 @@ def attack(
     random : bool, default False
         Start from a random point of the ball instead of the clean image.
     seeds : list of int, optional
-        One a image for the random start; default 0..B-1.
+        One an image for the random start; default 0..B-1.
     keep_best : bool, default True
-        Keep each image's best iterate rather than the last one.
+        Keep each image's best iterate rather than the last one; FGSM always returns its step.
     probe : LinearProbe, optional
         Needed by `fgsm_probe`.
 
@@ -111,18 +111,33 @@ def attack(
     (True, True)
     """
     chosen = preset(attack)
-    x, label = _checked(detector, x, label, mask, eps)
+    x, label = _checked(detector, x, label, eps)
+    single = chosen.optimiser == "fgsm" and steps is None
+    if single and (random or step_size is not None):
+        raise InputError(
+            f"{'random' if random else 'step_size'}: attack {attack!r} is one step of eps from the "
+            "clean image; give `steps` as well, or take pgd10"
+        )
+    if seeds is not None and len(seeds) != x.shape[0]:
+        raise InputError(f"seeds: expected one an image, {x.shape[0]}, got {len(seeds)}")
+    with torch.no_grad():
+        clean_patch_scores = detector.patch_scores(x)
+    if mask is not None and mask.shape != clean_patch_scores.shape:
+        raise InputError(
+            f"mask: expected patch masks {tuple(clean_patch_scores.shape)}, got "
+            f"{tuple(mask.shape)}; `patch_mask` makes them from pixel masks"
+        )
     loss = _loss(detector, chosen, label, mask, objective, probe)
     frozen = [p for p in getattr(detector, "parameters", list)() if p.requires_grad]
     for parameter in frozen:  # only the images' gradient is wanted
         parameter.requires_grad_(False)
     try:
-        if chosen.optimiser == "fgsm" and steps is None:
+        if single:
             x_adv = fgsm(loss, x, eps=eps)
         else:
             start = None
             if random:
-                start = random_start(x, eps, seeds=seeds or list(range(x.shape[0])))
+                start = random_start(x, eps, seeds=seeds or [*range(x.shape[0])])
             x_adv = pgd(
                 loss,
                 x,
@@ -136,7 +151,6 @@ def attack(
         for parameter in frozen:
             parameter.requires_grad_(True)
     with torch.no_grad():
-        clean_patch_scores = detector.patch_scores(x)
         patch_scores = detector.patch_scores(x_adv)
         return AttackResult(
             x_adv=x_adv,
@@ -148,12 +162,10 @@ def attack(
         )
 
 
-def _checked(
-    detector: PatchScorer, x: Tensor, label: Tensor, mask: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
+def _checked(detector: PatchScorer, x: Tensor, label: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     if getattr(detector, "training", False):
         raise InputError("detector: is in training mode; call detector.eval() before attacking it")
-    if x.ndim != 4 or not x.is_floating_point():
+    if x.ndim != 4 or not x.is_floating_point() or x.numel() == 0:
         raise InputError(
             f"x: expected a floating-point tensor (B, 3, H, W), got {tuple(x.shape)} of {x.dtype}"
         )
@@ -170,11 +182,6 @@ def _checked(
         raise InputError(
             f"label: expected {x.shape[0]} values of 0 or 1, got shape {tuple(label.shape)}"
             + (f" with values {sorted(set(label.tolist()))}" if label.ndim == 1 else "")
-        )
-    if mask is not None and (mask.ndim != 2 or mask.shape[0] != x.shape[0]):
-        raise InputError(
-            f"mask: expected patch masks ({x.shape[0]}, N), got {tuple(mask.shape)}; "
-            "`patch_mask` makes them from pixel masks"
         )
     return x.detach().clamp(0.0, 1.0), label.long()
 

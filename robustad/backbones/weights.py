@@ -192,10 +192,11 @@ def _first_line(error: Exception | str) -> str:
 
 
 def _no_download(name: str, error: Exception | str) -> WeightsError:
-    hub_id = _hub_id(name) or f"timm/{name}"
+    hub_id = _hub_id(name)
+    where = f" (huggingface.co/{hub_id}, file model.safetensors)" if hub_id else ""
     return WeightsError(
         f"backbone {name!r}: its weights are not in the local cache and cannot be downloaded "
-        f"({_first_line(error)}). Either get the checkpoint on a machine with a network ("
-        f"huggingface.co/{hub_id}, file model.safetensors) and pass its path as "
-        "`weights` (--weights on the command line), or use backbone 'filters', which needs none"
+        f"({_first_line(error)}). Either get the checkpoint on a machine with a network{where} and "
+        "pass its path as `weights` (--weights on the command line), or use backbone 'filters', "
+        "which needs none"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from robustad.calibration.platt import Platt
@@ -35,7 +34,6 @@ def fitted(
     if entropy_false_alarm is not None:
         entropy = binary_entropy(calibrator.predict_proba(scores))
         limit = entropy_threshold(entropy, entropy_false_alarm)
-        limit = min(limit, float(np.log(2)))
     return calibrator, Policy(threshold=threshold, entropy_threshold=limit)
 
 

@@ -1,6 +1,7 @@
 """The `robustad` command: one module a verb."""
 
 import sys
+import warnings
 
 from robustad.errors import RobustadError, VerificationError
 
@@ -18,6 +19,7 @@ def main() -> None:
     """
     from robustad.cli.app import app
 
+    warnings.showwarning = _warn
     try:
         app()
     except VerificationError as error:
@@ -26,6 +28,12 @@ def main() -> None:
         _fail(error, EXIT_ERROR)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+    # Warnings of our own are meant for the person at the terminal; those of libraries are not.
+    if category is UserWarning:
+        print(f"robustad: warning: {message}", file=sys.stderr)
 
 
 def _fail(message: object, code: int) -> None:

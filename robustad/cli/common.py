@@ -105,15 +105,16 @@ def print_json(value: Any) -> None:
 
 def summary_table(evaluation: Evaluation) -> Table:
     """Build a small table: a row a condition."""
-    columns = ("AUROC", "AP", "F1-max", "FPR", "FNR", "pixel AUROC", "AUPRO", "entropy")
+    # no more than fit into 80 characters
+    columns = ("AUROC", "AP", "FPR", "FNR", "pixel AUROC", "AUPRO", "entropy")
     title = f"{evaluation.dataset} {evaluation.category}".strip() or None
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     for condition in evaluation.conditions.values():
         m = condition.metrics
-        values = (m.auroc, m.ap, m.f1_max, m.fpr, m.fnr, m.pixel_auroc, m.aupro)
+        values = (m.auroc, m.ap, m.fpr, m.fnr, m.pixel_auroc, m.aupro)
         cells = ["-" if v is None else f"{v:.3f}" for v in (*values, condition.entropy_mean)]
         table.add_row(condition.name, *cells)
     return table

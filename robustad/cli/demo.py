@@ -13,7 +13,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo_out"),
     category: Annotated[
         str, typer.Option(help="Generated images to use: cloth, metal, print or tray.")
-    ] = "tray",
+    ] = "cloth",
     shots: Annotated[int, typer.Option(min=1, help="Normal images to fit on.")] = 4,
     eps: common.Eps = "8/255",
     json: common.Json = False,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from robustad.backbones import DEFAULT, Backbone, BackboneConfig, create
@@ -65,6 +65,8 @@ class AnomalyDINO(Detector):
     mask_threshold : float, optional
         See `foreground_mask`; by default 10 for DINOv2 backbones (absolute) and 0.5 standard
         deviations for others.
+    mask_unit : {"absolute", "std"}, optional
+        Unit of `mask_threshold`; "absolute" by default where a threshold is given.
     whiten : bool, optional
         Whiten the features on the bank before comparing them; by default only for `filters`.
     k : int >= 1, default 1
@@ -148,21 +150,27 @@ class AnomalyDINO(Detector):
             mask_unit = "absolute" if is_dino or mask_threshold is not None else "std"
         if mask_threshold is None:
             mask_threshold = 10.0 if is_dino else 0.5
-        self._config = AnomalyDINOConfig(
-            backbone=built.config,
-            image_size=image_size,
-            square=square,
-            rotations=rotations,
-            mask=mask,
-            mask_threshold=mask_threshold,
-            mask_unit=mask_unit,
-            whiten=built.config.name == "filters" if whiten is None else whiten,
-            k=k,
-            top_fraction=top_fraction,
-            map_sigma=map_sigma,
-            coreset=coreset,
-            precision=precision,
-        )
+        try:
+            self._config = AnomalyDINOConfig(
+                backbone=built.config,
+                image_size=image_size,
+                square=square,
+                rotations=rotations,
+                mask=mask,
+                mask_threshold=mask_threshold,
+                mask_unit=mask_unit,
+                whiten=built.config.name == "filters" if whiten is None else whiten,
+                k=k,
+                top_fraction=top_fraction,
+                map_sigma=map_sigma,
+                coreset=coreset,
+                precision=precision,
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(
+                f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}"
+            ) from error
         self.register_buffer("bank", torch.empty(0, built.dim + self._config.whiten))
         self.register_buffer("centre", torch.zeros(built.dim))
         self.register_buffer("whitening", torch.eye(built.dim))
@@ -230,9 +238,8 @@ class AnomalyDINO(Detector):
         if not features:
             raise InputError("images: expected at least one normal image, got none")
         bank = torch.cat(features)
-        if self._config.whiten:
-            whitening = Whitening.fit(bank)
-            self.centre, self.whitening = whitening.centre, whitening.matrix
+        whitening = Whitening.fit(bank) if self._config.whiten else None
+        if whitening is not None:
             bank = whitening(bank)
         bank = pack_bank(bank).unit
         if self._config.coreset is not None:
@@ -241,7 +248,9 @@ class AnomalyDINO(Detector):
             raise InputError(
                 f"k: expected at most the bank's {bank.shape[0]} vectors, got {self.k}"
             )
-        self.bank = bank
+        self.bank = bank  # only now: a fit that fails leaves the detector as it was
+        if whitening is not None:
+            self.centre, self.whitening = whitening.centre, whitening.matrix
         self.calibrator = None
         self.policy = type(self.policy)()
         return self
@@ -339,13 +348,17 @@ class AnomalyDINO(Detector):
         except RuntimeError as error:
             raise InputError(f"backbone weights do not fit {name.name}: {error}") from error
         detector = cls(backbone, **options.model_dump(exclude={"backbone"}))
-        for key in ("bank", "centre", "whitening") if options.whiten else ("bank",):
+        rows, dim = len(tensors["bank"]), backbone.dim
+        shapes = {"bank": (max(rows, options.k), dim + options.whiten)}
+        if options.whiten:
+            shapes |= {"centre": (dim,), "whitening": (dim, dim)}
+        for key, shape in shapes.items():
+            if tensors[key].shape != shape or tensors[key].dtype != torch.float32:
+                raise InputError(
+                    f"{key}: expected float32 {shape} for {name.name}, got "
+                    f"{tensors[key].dtype} {tuple(tensors[key].shape)}"
+                )
             setattr(detector, key, tensors[key])
-        if detector.bank.ndim != 2 or detector.bank.shape[1] != backbone.dim + options.whiten:
-            raise InputError(
-                f"bank: expected (M, {backbone.dim + options.whiten}) for {name.name}, got "
-                f"{tuple(detector.bank.shape)}"
-            )
         return detector
 
     def _transform(self, tokens: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
 
@@ -71,6 +71,10 @@ class Detector(nn.Module, ABC):
         super().__init__()
         if map_sigma < 0:
             raise InputError(f"map_sigma: expected >= 0 pixels, got {map_sigma}")
+        if top_fraction <= 0 or (isinstance(top_fraction, float) and top_fraction > 1):
+            raise InputError(
+                f"top_fraction: expected a share in (0, 1] or a count >= 1, got {top_fraction}"
+            )
         self.geometry = geometry
         self.top_fraction = top_fraction
         self.map_sigma = map_sigma

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from robustad._files import written_aside
 from robustad.calibration import calibrator_from_dict
 from robustad.detectors.base import Detector
-from robustad.errors import InputError, StateError
+from robustad.errors import InputError, StateError, WeightsError
 from robustad.verdict import Policy
 
 # Where each method's class is found; imported only when such a file is loaded.
@@ -104,7 +104,9 @@ def load(path: str | Path) -> Detector:
     try:
         state = DetectorState.model_validate_json(header)
     except ValidationError as error:
-        raise StateError(f"{path}: its header is not what this version saves: {error}") from error
+        raise StateError(
+            f"{path}: its header is not what this version saves: {_reason(error)}"
+        ) from error
     if state.method not in METHODS:
         raise StateError(
             f"{path}: method {state.method!r} is unknown, expected one of {sorted(METHODS)}"
@@ -116,6 +118,17 @@ def load(path: str | Path) -> Detector:
         detector.policy = Policy(**state.policy.model_dump())
         if state.calibration is not None:
             detector.calibrator = calibrator_from_dict(state.calibration)
-    except (ValidationError, KeyError, InputError) as error:
-        raise StateError(f"{path}: damaged or of another version: {error}") from error
+    except (ValidationError, KeyError, InputError, StateError, WeightsError) as error:
+        raise StateError(f"{path}: damaged or of another version: {_reason(error)}") from error
     return detector.eval()
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        return f"{where}: {first['msg']}"
+    if isinstance(error, KeyError):
+        return f"tensor {error} is missing"
+    return str(error)

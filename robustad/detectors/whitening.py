@@ -15,9 +15,10 @@ OFFSET = 0.5
 
 @dataclass(frozen=True)
 class Whitening:
-    """An affine map that makes features centred, uncorrelated and of equal variance.
+    """An affine map that makes features centred and of nearly equal variance in all directions.
 
-    A constant coordinate is appended, see `OFFSET`.
+    Directions of little variance keep less of it, see `SHRINKAGE`; a constant coordinate is
+    appended, see `OFFSET`.
 
     Attributes
     ----------

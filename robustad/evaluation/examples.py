@@ -12,6 +12,7 @@ import torch
 from robustad.attacks import attack
 from robustad.data import Sample
 from robustad.detectors import Detector
+from robustad.errors import InputError
 from robustad.evaluation.batches import batches
 from robustad.evaluation.result import Evaluation
 
@@ -80,7 +81,14 @@ def collect_examples(
     -------
     list of Example
         By falling clean score.
+
+    Raises
+    ------
+    InputError
+        If `count` is below 1, or the attack lacks what it needs.
     """
+    if count < 1:
+        raise InputError(f"count: expected >= 1, got {count}")
     order = np.argsort(-evaluation.scores(), kind="stable")
     chosen = list(dict.fromkeys([*order[:count].tolist(), *order[-count:].tolist()]))
     by_name = {sample.name: sample for sample in samples}

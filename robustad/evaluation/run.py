@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
@@ -114,6 +115,8 @@ def evaluate(
     """
     for name in attacks:
         preset(name)
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected >= 1, got {batch_size}")
     samples, held_out = list(samples), list(calibration or ())
     _check(samples, held_out)
     labels = np.array([sample.label for sample in samples])
@@ -257,10 +260,12 @@ def _condition(
         f1_max=f1_max(score, labels).value,
         gmean_max=gmean_max(score, labels).value,
     )
-    if one.pixel is not None:
-        found = one.pixel.compute()
-        metrics.pixel_auroc, metrics.pixel_ap = found.auroc, found.ap
-        metrics.aupro = found.aupro
+    # masks may lose their few pixels when resized, which leaves nothing to measure
+    with suppress(InputError):
+        if one.pixel is not None:
+            found = one.pixel.compute()
+            metrics.pixel_auroc, metrics.pixel_ap = found.auroc, found.ap
+            metrics.aupro = found.aupro
     condition = Condition(
         name=one.name,
         score=one.score,

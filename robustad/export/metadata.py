@@ -19,8 +19,7 @@ import robustad
 from robustad._files import write_text
 from robustad.detectors import Detector
 from robustad.errors import InputError
-from robustad.runtime.golden import golden_image
-from robustad.runtime.onnx_detector import golden_outputs
+from robustad.runtime.golden import golden_image, golden_outputs
 
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "numpy")
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from onnxscript import ir
-from torch import nn
+from torch import Tensor, nn
 
 from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.export.graph import DetectorGraph
+from robustad.geometry import Geometry
 from robustad.runtime._metadata import CALIBRATION, INPUT, OUTPUTS
 
 # Units (of `multiple` pixels) an edge may have. Tracing treats sizes 0 and 1 as special.
@@ -65,7 +66,7 @@ def trace(
         graph = DetectorGraph(detector).eval()
         if dynamic is not False:
             try:
-                return _trace(graph, _free_size(detector.geometry.multiple), opset), True
+                return _trace(graph, _free_size(detector.geometry), opset), True
             except Exception as error:  # whatever a backbone does to a symbolic size
                 if dynamic:
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -78,20 +79,24 @@ def trace(
 
 @dataclass(frozen=True)
 class _Size:
-    """Size of the traced image, and which of its axes stay free."""
+    """Size of the traced image, which of its axes stay free, and sizes that will be met."""
 
     height: int
     width: int
     axes: dict[int, Any]
+    usual: tuple[tuple[int, int], ...] = ()
 
 
-def _free_size(multiple: int) -> _Size:
+def _free_size(geometry: Geometry) -> _Size:
+    multiple = geometry.multiple
     axes = {}
     for axis, name in ((2, "rows"), (3, "columns")):
         units = torch.export.Dim(name, min=MIN_UNITS, max=MAX_UNITS)
         axes[axis] = multiple * units if multiple > 1 else units
     height, width = (multiple * units for units in TRACED_UNITS)
-    return _Size(height, width, axes)
+    edge = max(TRACED_UNITS[0], geometry.size // multiple) * multiple
+    usual = ((edge, edge), (edge, edge + multiple), (edge, 2 * edge), (2 * edge, edge))
+    return _Size(height, width, axes, usual)
 
 
 def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
@@ -101,6 +106,8 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
     arguments = (example, torch.tensor(1.0), torch.tensor(0.0))
     shapes = (axes, None, None)
     exported = torch.export.export(graph, arguments, dynamic_shapes=shapes, strict=False)
+    if size.axes:
+        _check_free(exported, arguments, size.usual)
     program = torch.onnx.export(
         exported,
         dynamo=True,
@@ -128,6 +135,25 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
                 ["batch", 3, *(free if size.axes else (size.height, size.width))]
             )
     return model
+
+
+def _check_free(
+    exported: torch.export.ExportedProgram,
+    arguments: tuple[Tensor, ...],
+    sizes: tuple[tuple[int, int], ...],
+) -> None:
+    """Raise unless the traced program is valid for these sizes too.
+
+    A branch on the size is traced one way only. torch keeps the condition as a guard, ONNX does
+    not: the file would run, and be wrong. Guards are checked without computing anything.
+    """
+    guards = getattr(exported.module(), "_guards_fn", None)
+    if guards is None:
+        return
+    for batch in (1, 8):
+        for height, width in sizes:
+            image = arguments[0].new_zeros(1, 1, 1, 1).expand(batch, 3, height, width)
+            guards(image, *arguments[1:])  # an AssertionError if one fails
 
 
 def _forget_sources(model: ir.Model) -> None:

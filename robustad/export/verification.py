@@ -196,11 +196,7 @@ def verify(
 
 
 def _mismatches(detector: Detector, file: OnnxDetector, tolerance: float) -> list[str]:
-    golden = file.metadata.get("golden", {})
-    size = file.image_size or (golden.get("height"), golden.get("width"))
-    if None in size:
-        return ["metadata: no golden input"]
-    expected = describe(detector, (int(size[0]), int(size[1]))).model_dump(mode="json")
+    expected = describe(detector, _usual_size(detector, file)).model_dump(mode="json")
     found = [
         f"metadata: {name} is {_short(file.metadata.get(name))}, the detector's is "
         f"{_short(expected[name])}"
@@ -212,6 +208,10 @@ def _mismatches(detector: Detector, file: OnnxDetector, tolerance: float) -> lis
     except RobustadError as error:
         found.append(f"golden: {error}")
     return found
+
+
+def _usual_size(detector: Detector, file: OnnxDetector) -> tuple[int, int]:
+    return file.image_size or detector.geometry.crop(*[detector.geometry.size] * 2)[2:]
 
 
 def _short(value: object) -> str:
@@ -284,8 +284,7 @@ def _prepared(
 
 def _generated(detector: Detector, file: OnnxDetector) -> Iterator[FloatArray]:
     """Smooth colours with a darker object and noise, of one or, if the file allows, two sizes."""
-    golden = file.metadata["golden"]
-    height, width = file.image_size or (golden["height"], golden["width"])
+    height, width = _usual_size(detector, file)
     shapes = [(height, width)]
     if file.image_size is None:
         shapes.append((height, width + 2 * detector.geometry.multiple))

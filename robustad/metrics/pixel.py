@@ -47,9 +47,9 @@ class PixelMetrics:
     ----------
     bins : int, default 2**18
         Upper limit for the bins of the score histogram, for each sign, 2 to 2**29; a bin takes
-        24 bytes. With the default, scores that differ by 0.2% never share a bin, and closer ones
-        do not where the magnitudes span less than the whole float32 range: 0.01% if they
-        lie between 1e-4 and 0.5.
+        24 bytes. With the default, scores that differ by 0.2% never share a bin. It gets finer
+        where the magnitudes span less than the whole float32 range: 0.01% is enough if they lie
+        between 1e-4 and 0.5.
     fpr_limit : float in (0, 1], default 0.3
         AUPRO integrates over false positive rates from 0 to this.
 
@@ -64,6 +64,7 @@ class PixelMetrics:
     the floating point representation, and that of 1 - x for scores just below 1. Scores count
     in float32; those in one bin count as equal. Against sorting all scores that changes the
     measures by less than 1e-4 on typical maps.
+
     AUPRO (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021): at each threshold,
     the share of its pixels that is found, averaged over all ground-truth regions of all images
     with equal weight, over the false positive rate among all normal pixels. Between thresholds,

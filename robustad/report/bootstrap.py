@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from robustad.metrics._checks import check_scored
 
+CELLS = 1 << 20  # of the arrays held at once
+
 
 class Interval(NamedTuple):
     """An interval of a measure in [0, 1].
@@ -67,18 +69,26 @@ def auroc_interval(
     distinct, place = np.unique(values, return_inverse=True)
     # Raw output only: numpy keeps it fixed across versions, as `data.splits` explains.
     bits = np.random.PCG64(seed)
-    found = np.empty(draws)
     groups = (place[~truth], place[truth])
-    for draw in range(draws):
-        normal, anomalous = (
-            np.bincount(
-                group[(bits.random_raw(group.size) % group.size).astype(np.intp)],
-                minlength=distinct.size,
-            )
-            for group in groups
-        )
+    at_once = max(1, CELLS // truth.size)
+    found = []
+    for first in range(0, draws, at_once):
+        size = min(at_once, draws - first)
+        normal, anomalous = (_drawn(group, distinct.size, size, bits) for group in groups)
         # For each anomaly the normal images below it, ties counted half.
-        found[draw] = anomalous @ (np.cumsum(normal) - 0.5 * normal)
-    found /= groups[0].size * groups[1].size
-    low, high = np.quantile(found, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+        below = np.cumsum(normal, axis=1) - 0.5 * normal
+        found.append(np.einsum("ij,ij->i", anomalous, below))
+    share = np.concatenate(found) / (groups[0].size * groups[1].size)
+    low, high = np.quantile(share, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Interval(float(low), float(high))
+
+
+def _drawn(
+    group: npt.NDArray[np.intp], places: int, draws: int, bits: np.random.PCG64
+) -> npt.NDArray[np.intp]:
+    """How often each place is drawn when as many as there are in `group` are: (draws, places)."""
+    raw = bits.random_raw(draws * group.size) % group.size
+    picked = group[raw.astype(np.intp)].reshape(draws, group.size)
+    rows = places * np.arange(draws)[:, None]
+    counts = np.bincount((picked + rows).ravel(), minlength=draws * places)
+    return counts.reshape(draws, places)

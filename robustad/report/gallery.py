@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from robustad._imports import require
 from robustad.calibration import calibrator_from_dict
@@ -167,8 +168,9 @@ def _state(score: float, evaluation: Evaluation) -> State:
         return State(number(score), None, "")
     calibrator = calibrator_from_dict(report.calibrator)
     probability = calibrator.predict_proba([score])
-    # The result keeps the score at which the verdict changes, not the probability.
-    [threshold] = calibrator.predict_proba([report.score_threshold])
+    # The result keeps the score at which the verdict changes, not the probability. A score far
+    # outside the others rounds to probability 0 or 1, which no policy takes.
+    [threshold] = calibrator.predict_proba([report.score_threshold]).clip(1e-12, 1 - 1e-12)
     policy = Policy(threshold=float(threshold), entropy_threshold=report.entropy_threshold)
     [verdict] = policy.decide(probability)
     return State(number(score), f"{100 * probability[0]:.0f}%", WORDS[verdict])
@@ -212,9 +214,10 @@ def _small(pixels: FloatArray, resample: str = "BOX") -> FloatArray:
     if scale >= 1.0:
         return pixels.astype(np.float32)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    pil = require("PIL.Image", extra="report", purpose="HTML reports")
     channels = [
-        np.asarray(pil.fromarray(channel.astype(np.float32)).resize(size, pil.Resampling[resample]))
+        np.asarray(
+            Image.fromarray(channel.astype(np.float32)).resize(size, Image.Resampling[resample])
+        )
         for channel in np.moveaxis(pixels, -1, 0)
     ]
     return np.stack(channels, axis=-1)
@@ -228,8 +231,7 @@ def _small_mask(mask: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | N
 
 
 def _data_uri(pixels: FloatArray) -> str:
-    pil = require("PIL.Image", extra="report", purpose="HTML reports")
-    image = pil.fromarray((255.0 * pixels.clip(0.0, 1.0)).round().astype(np.uint8))
+    image = Image.fromarray((255.0 * pixels.clip(0.0, 1.0)).round().astype(np.uint8))
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", quality=QUALITY, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

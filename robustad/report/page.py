@@ -26,7 +26,8 @@ from robustad.report.summary import (
     intervals_of,
     overview_table,
 )
-from robustad.report.wording import condition_name, count, eps_text, number, percent, subject
+from robustad.report.verification import verification_box
+from robustad.report.wording import condition_name, count, eps_text, flat, number, percent, subject
 
 Examples = Sequence[Example] | Mapping[str, Sequence[Example]]
 
@@ -90,8 +91,8 @@ def write_report(
     title : str, optional
         Heading of the page; by default what was evaluated on what.
     verification : mapping, optional
-        Outcome of the check of an ONNX export: `passed` (bool) and the worst differences under
-        any names; nested mappings are flattened.
+        Outcome of the check of an ONNX export, as `robustad.export.Verification.to_dict` gives it:
+        `passed`, `differences` and `tolerances` by output, `failures`, and anything else.
     notes : sequence of str, optional
         Paragraphs to print at the top.
 
@@ -143,8 +144,7 @@ def write_report(
         sections=sections,
         overview=overview(chosen),
         overview_table=overview_table(chosen, intervals) if len(chosen) > 1 else None,
-        verification=None if verification is None else dict(_flat(verification)),
-        passed=None if verification is None else verification.get("passed"),
+        box=None if verification is None else verification_box(verification),
         notes=[notes] if isinstance(notes, str) else list(notes),
         colour_stops=colour_stops(),
     )
@@ -263,19 +263,4 @@ def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
             rows.append((f"time an image, {name}", f"{each:.3g} s"))
         if name not in (CLEAN, WORST):
             rows.append((f"largest change, {name}", eps_text(condition.distance)))
-    return rows + [(name, text) for name, text in _flat(evaluation.settings) if name != "command"]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as dotted names with printable values."""
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, float):
-            rows.append((f"{prefix}{name}", f"{value:.4g}"))
-        elif isinstance(value, list | tuple):
-            rows.append((f"{prefix}{name}", ", ".join(str(item) for item in value) or "none"))
-        else:
-            rows.append((f"{prefix}{name}", str(value)))
-    return rows
+    return rows + [(name, text) for name, text in flat(evaluation.settings) if name != "command"]

@@ -88,7 +88,7 @@ def draw(key: str, size: tuple[float, float], paint: Callable[[Figure], None], *
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": key})
-        figure = figure_class(figsize=size, layout="constrained")
+        figure = figure_class(figsize=size)
         paint(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _themed(buffer.getvalue(), key, size, alt)

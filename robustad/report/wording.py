@@ -1,5 +1,8 @@
 """Numbers and names as a report prints them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from robustad.attacks import PRESETS
 from robustad.evaluation import Evaluation
 from robustad.evaluation.result import CLEAN, WORST
@@ -79,3 +82,35 @@ def place(evaluation: Evaluation) -> str:
 def subject(evaluation: Evaluation) -> str:
     """Say what was evaluated on what."""
     return f"{evaluation.method} on {place(evaluation)}"
+
+
+def value_text(value: object) -> str:
+    """Any value of a settings table.
+
+    Examples
+    --------
+    >>> value_text(0.123456), value_text(["a", 2]), value_text([]), value_text(None)
+    ('0.1235', 'a, 2', 'none', 'none')
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as dotted names with printable values.
+
+    Examples
+    --------
+    >>> flat({"a": 1, "b": {"c": 2.5}})
+    [('a', '1'), ('b.c', '2.5')]
+    """
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value_text(value)))
+    return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from robustad.detectors.anomaly_dino_presets import Preprocessing
 from robustad.errors import DataError, InputError
 from robustad.evaluation import DEFAULT_ATTACKS, Evaluation, evaluate
 from robustad.reproduce.published import TABLE_1 as PUBLISHED
-from robustad.reproduce.tables import Shots, Table, tables
+from robustad.reproduce.tables import Shots, Table, figures, tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class Study:
     shots : tuple of int or "full"
         Numbers of reference images.
     seeds : int
-        Repeats 0..seeds-1; each has its own shots and its own calibration split.
+        Repeats 0..seeds-1; each has its own shots and its own calibration split. With all training
+        images ("full") only seed 0 is run.
     attacks : tuple of str
         Run beside the clean pass.
     eps : float
@@ -146,9 +147,17 @@ def run_fewshot(
             raise InputError(f"shots: expected numbers >= 1 or 'full', got {k!r}")
     outcome = Outcome({k: [] for k in study.shots})
     backbone: Backbone | None = None
-    found: set[str] = set()
-    for data in _categories(study.dataset, roots, only):
-        found.add(data.category)
+    chosen = [
+        (root, category)
+        for root in roots
+        for category in categories(study.dataset, root)
+        if not only or category in only
+    ]
+    missing = sorted(set(only) - {category for _, category in chosen})
+    if missing:
+        raise InputError(f"category: {', '.join(missing)} not found in the data given")
+    for root, category in chosen:
+        data = load(study.dataset, root, category)
         identity = content_hash(data)
         for k, seed in ((k, seed) for k in study.shots for seed in range(study.seeds)):
             name = f"{data.category} {k}-shot seed {seed}"
@@ -163,15 +172,12 @@ def run_fewshot(
                     say(f"skipped {name}: {error}")
                     continue
                 backbone = backbone or create(study.backbone, study.weights).to(device)
-                done = _run(study, references, seed, backbone, fingerprint, progress)
+                done = _run(study, references, k, seed, backbone, fingerprint, progress)
                 write_text(path, done.model_dump_json() + "\n")
                 say(f"{name}: {done.seconds:.0f} s, {_line(done.evaluation)}")
             else:
                 say(f"{name}: on disk, {_line(done.evaluation)}")
             outcome.results[k].append(done.evaluation)
-    missing = sorted(set(only) - found)
-    if missing:
-        raise InputError(f"category: {', '.join(missing)} not found in the data given")
     outcome.results = {k: runs for k, runs in outcome.results.items() if runs}
     if not outcome.results:
         raise DataError("too few training images for every run: " + "; ".join(outcome.skipped))
@@ -179,18 +185,10 @@ def run_fewshot(
     return outcome
 
 
-def _categories(
-    dataset: str, roots: Sequence[Path | None], only: Sequence[str]
-) -> Iterator[Dataset]:
-    for root in roots:
-        for category in categories(dataset, root):
-            if not only or category in only:
-                yield load(dataset, root, category)
-
-
 def _run(
     study: Study,
     references: Dataset,
+    k: Shots,
     seed: int,
     backbone: Backbone,
     fingerprint: str,
@@ -199,7 +197,6 @@ def _run(
     import time
 
     start = time.perf_counter()
-    full = len(references.train) > 16 and study.full_coreset is not None
     options = {} if study.mask is None else {"mask": study.mask}
     detector = AnomalyDINO.for_category(
         references.category,
@@ -207,7 +204,7 @@ def _run(
         preprocessing=study.preprocessing,
         backbone=backbone,
         image_size=study.image_size,
-        coreset=study.full_coreset if full else None,
+        coreset=study.full_coreset if k == "full" else None,
         **options,
     )
     detector.fit([sample.image for sample in references.train], progress=progress)
@@ -271,6 +268,7 @@ def _write_tables(outcome: Outcome, study: Study, out: Path) -> None:
     )
     document = {
         "study": asdict(study),
+        "figures": figures(outcome.results),
         "tables": [asdict(table) for table in made],
         "notes": notes,
     }

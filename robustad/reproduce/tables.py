@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from robustad.evaluation import Evaluation
+from robustad.evaluation import Evaluation, Measures, Metrics
 from robustad.metrics import trivial_f1
 from robustad.reproduce.published import SHOTS, TABLE_1, TABLE_2, TABLE_3
 
@@ -72,6 +72,42 @@ def tables(results: Mapping[Shots, Sequence[Evaluation]], dataset: str) -> list[
         Means over categories, each the mean over its seeds.
     """
     return [make(results, dataset) for make in (_detection, _calibration, _entropy)]
+
+
+def figures(results: Mapping[Shots, Sequence[Evaluation]]) -> dict[str, Any]:
+    """Give the tables' means as numbers, unrounded and unscaled, ready for JSON.
+
+    Returns
+    -------
+    dict
+        By shots: `runs`, `conditions` (metrics and `entropy_mean` by condition) and `calibration`
+        (measures before and after). None where a figure does not apply.
+    """
+    made: dict[str, Any] = {}
+    for shots, found in results.items():
+        conditions: dict[str, dict[str, float | None]] = {}
+        for condition in found[0].conditions:
+            names = Metrics.model_fields
+            conditions[condition] = {
+                name: _number(mean(found, lambda e, c=condition, m=name: _metric(e, c, m)))  # type: ignore[misc]
+                for name in names
+            }
+            conditions[condition]["entropy_mean"] = _number(
+                mean(found, lambda e, c=condition: e.conditions[c].entropy_mean)  # type: ignore[misc]
+            )
+        calibration = {
+            when: {
+                name: _number(mean(found, lambda e, w=when, m=name: _measure(e, w, m)))  # type: ignore[misc]
+                for name in Measures.model_fields
+            }
+            for when in ("before", "after")
+        }
+        made[str(shots)] = {
+            "runs": len(found),
+            "conditions": conditions,
+            "calibration": calibration,
+        }
+    return made
 
 
 def mean(evaluations: Iterable[Evaluation], value: Callable[[Evaluation], float | None]) -> float:
@@ -165,6 +201,10 @@ def _measure(evaluation: Evaluation, when: str, metric: str) -> float | None:
         return None
     value: float = getattr(getattr(evaluation.calibration, when), metric)
     return value
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _cell(value: float, scale: float, digits: int = 2) -> str:

@@ -1,12 +1,18 @@
 """A test image that any language can compute, to check an engine against the exporter's outputs."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from robustad.errors import StateError
+
+FloatArray = npt.NDArray[np.float32]
 RECIPE = "quadratic-256"
 
 
-def golden_image(height: int, width: int) -> npt.NDArray[np.float32]:
+def golden_image(height: int, width: int) -> FloatArray:
     """Compute the golden input of an exported file from its size alone.
 
     Parameters
@@ -29,5 +35,47 @@ def golden_image(height: int, width: int) -> npt.NDArray[np.float32]:
     column = np.arange(width, dtype=np.int64)
     channel = np.arange(3, dtype=np.int64)[:, None, None]
     values = (row * row + 2 * column * column + 3 * row * column + 50 * channel) % 256
-    image: npt.NDArray[np.float32] = (values / 255).astype(np.float32)[None]
+    image: FloatArray = (values / 255).astype(np.float32)[None]
     return image
+
+
+def golden_outputs(
+    score: FloatArray, patch_scores: FloatArray, anomaly_map: FloatArray
+) -> dict[str, float]:
+    """Reduce the golden image's outputs to what is stored of them."""
+    return {
+        "score": float(score[0]),
+        "patch_scores_mean": float(patch_scores.mean(dtype=np.float64)),
+        "patch_scores_max": float(patch_scores.max()),
+        "anomaly_map_mean": float(anomaly_map.mean(dtype=np.float64)),
+        "anomaly_map_max": float(anomaly_map.max()),
+    }
+
+
+def read_golden(metadata: Mapping[str, Any], name: str) -> tuple[FloatArray, dict[str, float]]:
+    """Golden image of a file and the outputs stored for it.
+
+    Parameters
+    ----------
+    metadata : mapping
+        The file's metadata.
+    name : str
+        Of the file, for messages.
+
+    Raises
+    ------
+    StateError
+        If there are none, or of a recipe that this version does not know.
+    """
+    golden: Any = metadata.get("golden")
+    try:
+        recipe, size = golden["recipe"], (int(golden["height"]), int(golden["width"]))
+        outputs = {key: float(value) for key, value in golden["outputs"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StateError(f"{name}: no golden outputs in its metadata") from error
+    expected = set(golden_outputs(*[np.zeros(1, np.float32)] * 3))
+    if recipe != RECIPE or set(outputs) != expected:
+        raise StateError(
+            f"{name}: golden outputs of the recipe {recipe!r}, this version knows {RECIPE!r}"
+        )
+    return golden_image(*size), outputs

@@ -14,7 +14,7 @@ from robustad.prediction import Prediction
 from robustad.runtime import _metadata
 from robustad.runtime._session import open_session
 from robustad.runtime.batches import batches, stack
-from robustad.runtime.golden import RECIPE, golden_image
+from robustad.runtime.golden import golden_outputs, read_golden
 from robustad.verdict import Policy, binary_entropy
 
 if TYPE_CHECKING:
@@ -193,7 +193,8 @@ class OnnxDetector:
             image has another aspect ratio.
         """
         names: list[str] = []
-        outputs: list[dict[str, FloatArray]] = []
+        scores: list[FloatArray] = []
+        probabilities: list[FloatArray] = []
         grids: list[FloatArray] = []
         maps: list[FloatArray] = []
         for batch in batches(images, self.geometry, batch_size):
@@ -205,19 +206,21 @@ class OnnxDetector:
                     f"takes {self.image_size} only; export with dynamic_size=True, with this "
                     "image_size, or a detector with square=True"
                 )
-            outputs.append(self.run(x))
-            coarse = outputs[-1]["patch_scores"].reshape(-1, *self.patch_grid(*size))
+            out = self.run(x)
+            scores.append(out["score"])
+            probabilities.append(out["probability"])
+            coarse = out["patch_scores"].reshape(-1, *self.patch_grid(*size))
             for i, image in enumerate(batch):
                 names.append(image.name)
                 grids.append(coarse[i])
-                smooth = outputs[-1]["anomaly_map"][i]
+                smooth = out["anomaly_map"][i]
                 maps.append(self.geometry.restore(smooth, image.height, image.width))
         if not names:
             raise InputError("images: expected at least one image, got none")
-        probability = np.concatenate([out["probability"] for out in outputs]).astype(np.float64)
+        probability = np.concatenate(probabilities).astype(np.float64)
         return Prediction(
             names=names,
-            score=np.concatenate([out["score"] for out in outputs]),
+            score=np.concatenate(scores),
             probability=probability,
             # of the same probability that the policy judges, not the graph's float32 one
             entropy=binary_entropy(probability),
@@ -249,17 +252,15 @@ class OnnxDetector:
         StateError
             If the file holds no golden outputs that this version knows.
         """
-        golden = self.metadata.get("golden") or {}
-        if golden.get("recipe") != RECIPE:
-            raise StateError(f"{self._name}: no golden outputs of the recipe {RECIPE!r}")
-        out = self.run(golden_image(golden["height"], golden["width"]))
+        x, expected = read_golden(self.metadata, self._name)
+        out = self.run(x)
         found = golden_outputs(out["score"], out["patch_scores"], out["anomaly_map"])
-        differences = {name: abs(found[name] - golden["outputs"][name]) for name in found}
+        differences = {name: abs(found[name] - expected[name]) for name in found}
         worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
         if not differences[worst] <= tolerance:
             raise VerificationError(
                 f"{self._name}: golden output {worst} is {found[worst]:.6g}, expected "
-                f"{golden['outputs'][worst]:.6g} within {tolerance:g}"
+                f"{expected[worst]:.6g} within {tolerance:g}"
             )
         return float(differences[worst])
 
@@ -279,16 +280,3 @@ class OnnxDetector:
         low, high = float(x.min()), float(x.max())
         if not (low >= 0.0 and high <= 1.0):  # also refuses NaN
             raise InputError(f"x: expected values in [0, 1], got {low:g}..{high:g}")
-
-
-def golden_outputs(
-    score: FloatArray, patch_scores: FloatArray, anomaly_map: FloatArray
-) -> dict[str, float]:
-    """Reduce the golden image's outputs to what is stored of them."""
-    return {
-        "score": float(score[0]),
-        "patch_scores_mean": float(patch_scores.mean(dtype=np.float64)),
-        "patch_scores_max": float(patch_scores.max()),
-        "anomaly_map_mean": float(anomaly_map.mean(dtype=np.float64)),
-        "anomaly_map_max": float(anomaly_map.max()),
-    }

@@ -107,11 +107,6 @@ def make_batch():
 
 
 @pytest.fixture(scope="session")
-def shallow():
-    return shallow_vit
-
-
-@pytest.fixture(scope="session")
 def contrast_class():
     return Contrast
 
@@ -119,7 +114,7 @@ def contrast_class():
 @pytest.fixture(scope="session")
 def masked(tmp_path_factory):
     """Everything at once: whitening, mask, k = 3, calibration, policy, free size."""
-    detector = AnomalyDINO("filters", image_size=64, mask=True, k=3, map_sigma=2.0)
+    detector = AnomalyDINO("filters", image_size=64, mask=True, mask_threshold=1.0, k=3)
     detector.fit(images_of(4, 64, 80, seed=1))
     detector.calibrator = fitted_platt(detector)
     detector.policy = Policy(threshold=0.4, entropy_threshold=0.6)
@@ -131,9 +126,9 @@ def masked(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vit(tmp_path_factory):
-    """A ViT whose position embedding (14 x 14) is resampled in the graph; not calibrated."""
-    backbone = shallow_vit("vit_tiny_patch16_224", blocks=2)
-    detector = AnomalyDINO(backbone, image_size=64).fit(images_of(3, 64, 96, seed=2))
+    """A ViT whose position embedding (37 x 37) is resampled in the graph; not calibrated."""
+    backbone = shallow_vit("vit_small_patch14_dinov2", blocks=2)
+    detector = AnomalyDINO(backbone, image_size=70).fit(images_of(3, 70, 98, seed=2))
     return Exported(detector, export_onnx(detector, tmp_path_factory.mktemp("vit") / "vit.onnx"))
 
 

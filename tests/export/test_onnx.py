@@ -22,6 +22,10 @@ from robustad.verdict import binary_entropy
 OUTPUTS = ["score", "probability", "entropy", "patch_scores", "anomaly_map"]
 
 
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def session_of(path):
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -53,7 +57,7 @@ def assert_agrees(detector, session, x):
     return patch_scores.numpy()
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 80), (104, 72), (16, 24)])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 80), (104, 72), (48, 72)])
 def test_masked_filters_agree_at_every_batch_and_size(masked, height, width, make_batch):
     session = session_of(masked.path)
     masks = []
@@ -64,8 +68,8 @@ def test_masked_filters_agree_at_every_batch_and_size(masked, height, width, mak
     assert len({mask.tobytes() for mask in masks}) > 5  # computed for each image, not frozen
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (224, 224)])
-def test_vit_agrees_and_is_not_calibrated(vit, height, width, make_batch):
+@pytest.mark.parametrize(("height", "width"), [(70, 98), (112, 84)])
+def test_dinov2_agrees_and_is_not_calibrated(vit, make_batch, height, width):
     session = session_of(vit.path)
     for batch in range(1, 6):
         x = make_batch(batch, height, width, seed=200 + batch)
@@ -73,6 +77,11 @@ def test_vit_agrees_and_is_not_calibrated(vit, height, width, make_batch):
         found = run(session, x)
         assert np.isnan(found["probability"]).all()
         assert np.isnan(found["entropy"]).all()
+
+
+def test_dinov2_agrees_at_the_size_it_was_trained_at(vit, make_batch):
+    # There torch takes the position embedding as it is, and the graph resamples it all the same.
+    assert_agrees(vit.detector, session_of(vit.path), make_batch(1, 518, 518, seed=5))
 
 
 def test_square_resnet_has_one_size_and_a_raw_probability(resnet, make_batch):
@@ -88,18 +97,6 @@ def test_square_resnet_has_one_size_and_a_raw_probability(resnet, make_batch):
     }
 
 
-def test_dinov2_agrees_at_sizes_that_resample_the_position_embedding(
-    tmp_path, make_batch, make_images, shallow
-):
-    backbone = shallow("vit_small_patch14_dinov2", blocks=1)
-    detector = AnomalyDINO(backbone, image_size=70, mask=True, k=1, mask_threshold=0.5)
-    detector.fit(make_images(2, 70, 84, seed=4))
-    path = export_onnx(detector, tmp_path / "dino.onnx", dynamic_size=True)
-    session = session_of(path)
-    for batch, (height, width) in enumerate([(70, 98), (112, 84), (518, 518)], start=1):
-        assert_agrees(detector, session, make_batch(batch, height, width, seed=400 + batch))
-
-
 def test_a_detector_the_exporter_does_not_know(contrast, make_batch):
     session = session_of(contrast.path)
     for batch, (height, width) in enumerate([(32, 32), (32, 72), (80, 40)], start=1):
@@ -112,7 +109,8 @@ def test_calibration_can_be_overridden_without_a_new_export(masked, vit, resnet,
         session = session_of(exported.path)
         names = {value.name for value in session.get_overridable_initializers()}
         assert names == {"calibration_slope", "calibration_intercept"}
-        x = make_batch(3, 64, 64, seed=7)
+        edge = 70 if exported is vit else 64
+        x = make_batch(3, edge, edge, seed=7)
         found = run(session, x, calibration_slope=3.0, calibration_intercept=-1.0)
         expected = 1 / (1 + np.exp(1.0 - 3.0 * found["score"].astype(np.float64)))
         np.testing.assert_allclose(found["probability"], expected, atol=1e-6)
@@ -120,12 +118,12 @@ def test_calibration_can_be_overridden_without_a_new_export(masked, vit, resnet,
 
 
 def test_entropy_survives_certainty(vit, make_batch):
-    x = make_batch(1, 64, 64, seed=7)
+    x = make_batch(1, 70, 70, seed=7)
     session = session_of(vit.path)
-    for intercept in (-60.0, 20.0, 60.0):
+    for intercept in (-300.0, -20.0, -9.0, 9.0, 20.0, 300.0):
         found = run(session, x, calibration_slope=0.0, calibration_intercept=intercept)
-        expected = abs(intercept) * np.exp(-abs(intercept))  # -p log p of the small one, nearly
-        np.testing.assert_allclose(found["entropy"], expected, rtol=0.1)
+        expected = binary_entropy(np.array([1 / (1 + np.exp(-intercept))]))
+        np.testing.assert_allclose(found["entropy"], expected, atol=1e-6)
 
 
 def test_file_is_valid_onnx_and_describes_itself(masked):
@@ -136,6 +134,7 @@ def test_file_is_valid_onnx_and_describes_itself(masked):
         for value in model.graph.input
     }
     assert shapes["image"] == ["batch", 3, "height", "width"]
+    assert not any(node.metadata_props for node in model.graph.node)  # torch keeps source paths
     [text] = [entry.value for entry in model.metadata_props if entry.key == "robustad"]
     metadata = ArtefactMetadata.model_validate_json(text)
     detector = masked.detector
@@ -177,8 +176,9 @@ def test_export_is_quiet_and_leaves_the_detector_as_it_was(
     assert not recwarn.list
     assert detector.training
     assert part.fused_attn
-    assert os.listdir(tmp_path / "new") == ["model.onnx"]
-    assert session_of(tmp_path / "new" / "model.onnx").get_inputs()[0].shape == ["batch", 3, 32, 64]
+    assert names_in(tmp_path / "new") == ["model.onnx"]
+    [entry] = session_of(tmp_path / "new" / "model.onnx").get_inputs()
+    assert entry.shape == ["batch", 3, 32, 64]
 
 
 def test_a_size_that_cannot_be_free_is_fixed_unless_it_was_asked_for(
@@ -189,9 +189,7 @@ def test_a_size_that_cannot_be_free_is_fixed_unless_it_was_asked_for(
     session = session_of(path)
     assert session.get_inputs()[0].shape == ["batch", 3, 32, 32]
     assert_agrees(detector, session, make_batch(2, 32, 32, seed=1))
-    with pytest.raises(
-        InputError, match=r"cannot be traced with a free height.*dynamic_size=False"
-    ):
+    with pytest.raises(InputError, match=r"a free height.*<= 3000.*dynamic_size=False"):
         export_onnx(detector, tmp_path / "model.onnx", dynamic_size=True)
 
 
@@ -211,8 +209,8 @@ def test_large_models_keep_their_tensors_beside_them(tmp_path, monkeypatch, mask
     monkeypatch.setattr(onnx_module, "EXTERNAL_BYTES", 1000)
     for _ in range(2):  # the second time over the first
         export_onnx(masked.detector, path)
-        assert sorted(os.listdir(tmp_path)) == ["large.onnx", "large.onnx.data"]
-        assert path.stat().st_size < masked.path.stat().st_size / 2
+        assert names_in(tmp_path) == ["large.onnx", "large.onnx.data"]
+        assert path.stat().st_size < masked.path.stat().st_size - 20_000
         x = make_batch(2, 64, 72, seed=9)
         assert_agrees(masked.detector, session_of(path), x)
     moved = tmp_path / "elsewhere"
@@ -223,7 +221,7 @@ def test_large_models_keep_their_tensors_beside_them(tmp_path, monkeypatch, mask
     monkeypatch.undo()
     monkeypatch.setattr(trace_module, "trace", lambda *_, **__: (ir.load(masked.path), True))
     export_onnx(masked.detector, path)
-    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "large.onnx"]
+    assert names_in(tmp_path) == ["elsewhere", "large.onnx"]
 
 
 @pytest.mark.parametrize("where", ["trace", "save"])
@@ -241,7 +239,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, quick, where, co
     with pytest.raises(RuntimeError, match="no more"):
         export_onnx(contrast_class(), path)
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert names_in(tmp_path) == ["model.onnx"]
 
 
 def test_what_torch_raises_with_a_fixed_size_comes_through(tmp_path, monkeypatch, contrast_class):
@@ -251,7 +249,7 @@ def test_what_torch_raises_with_a_fixed_size_comes_through(tmp_path, monkeypatch
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(ValueError, match="unsupported operator"):
         export_onnx(contrast_class(), tmp_path / "model.onnx", dynamic_size=False)
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_paths_that_cannot_be_written(tmp_path, quick, contrast_class):
@@ -259,7 +257,7 @@ def test_paths_that_cannot_be_written(tmp_path, quick, contrast_class):
     with pytest.raises(InputError, match=r"folder\.onnx: expected a file name.*existing folder"):
         export_onnx(contrast_class(), tmp_path / "folder.onnx")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="its parent .*file is not a folder"):
+    with pytest.raises(InputError, match=r"its parent .*file is not a folder"):
         export_onnx(contrast_class(), tmp_path / "file" / "model.onnx")
     with pytest.raises(InputError, match=r"model\.pt: expected a file name ending in \.onnx"):
         export_onnx(contrast_class(), tmp_path / "model.pt")
@@ -274,9 +272,7 @@ def test_a_read_only_folder(tmp_path, monkeypatch, quick, contrast_class):
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(onnx_module.tempfile, "mkdtemp", refuse)
-    with pytest.raises(
-        InputError, match=r"model\.onnx: cannot be written there: Permission denied"
-    ):
+    with pytest.raises(InputError, match=r"model\.onnx: cannot be written.*Permission denied"):
         export_onnx(contrast_class(), folder / "model.onnx")
 
 
@@ -285,7 +281,7 @@ def test_options_out_of_range(tmp_path, quick, contrast_class):
     with pytest.raises(InputError, match=r"opset: expected one of \(18, 20\), got 17"):
         export_onnx(contrast_class(), path, opset=17)
     for size in ((33, 32), (0, 32), (32, -8)):
-        with pytest.raises(InputError, match="image_size: expected .* multiples of 8 pixels"):
+        with pytest.raises(InputError, match=r"image_size: expected .* multiples of 8 pixels"):
             export_onnx(contrast_class(), path, image_size=size)
     for evaluation in ({"auroc": float("nan")}, {"when": object()}, {"attacks": "fgsm"}):
         with pytest.raises(InputError, match="evaluation: expected a dict that JSON can hold"):
@@ -309,11 +305,11 @@ def test_detectors_that_cannot_be_exported(tmp_path, contrast_class):
             return {"method": "isotonic"}
 
     detector.calibrator = Isotonic()
-    with pytest.raises(InputError, match="expected platt, raw or none to export, got isotonic"):
+    with pytest.raises(InputError, match="expected platt, raw or none to export, got 'isotonic'"):
         export_onnx(detector, path)
     with pytest.raises(InputError, match=r"expected float32.* offset is torch\.float64"):
         export_onnx(contrast_class().double(), path)
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_a_slope_beyond_float32(tmp_path, contrast_class):

@@ -1,4 +1,4 @@
-"""Woven cloth: a canvas of coloured warp and pale weft over a dark table."""
+"""Woven cloth: a canvas of coloured warp and pale weft over a wooden table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THREADS = 48  # threads with drawn properties each way; more than the image ever
 CROWN = 1.1  # how far a thread rises and dips, in units
 WARP = np.array([0.115, 0.165, 0.235], np.float32)
 WEFT = np.array([0.36, 0.35, 0.315], np.float32)
-TABLE = np.array([0.02, 0.02, 0.022], np.float32)
+TABLE = np.array([0.135, 0.075, 0.035], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,21 +146,22 @@ class Weave(Scene):
             rng,
             self.view,
             self.surface,
-            area=(0.008, 0.05),
-            colour=(0.42, 0.33, 0.22),
-            strength=(0.5, 0.9),
+            area=(0.01, 0.05),
+            colour=(0.32, 0.2, 0.1),
+            strength=(0.5, 1.0),
+            rim=0.2,
         )
 
     def _hole(self, rng: np.random.Generator) -> Surface:
         """Cut the threads of both systems, each at its own length, so that the edge frays."""
-        area = float(math.exp(rng.uniform(*np.log([0.003, 0.012]))))
+        area = float(math.exp(rng.uniform(*np.log([0.002, 0.009]))))
         distance = blob(rng, self.view, centre=spot(rng), area=area, ragged=0.1)
         present = []
         for axis, position in enumerate((self.view.x, self.view.y)):
             index, _ = self._threads(position + self.wander[axis], self.offset[axis])
             jag = rng.normal(0.0, 2.2, THREADS).astype(np.float32)[index]
             present.append(self.present[axis] * coverage(-(distance + jag), 3.5))
-        fray = 2.5 * np.exp(-((distance / 9.0) ** 2)) * noise(rng, self.view.size, 30)
+        fray = 1.6 * np.exp(-((distance / 6.0) ** 2)) * noise(rng, self.view.size, 30)
         wander = (self.wander[0] + fray, self.wander[1] - fray)
         return replace(self, present=(present[0], present[1]), wander=wander).raster()
 
@@ -186,17 +187,17 @@ class Weave(Scene):
         """Pull one thread tight: its neighbours are drawn towards it and the cloth puckers."""
         axis = int(rng.integers(2))
         angle = (math.pi / 2 if axis == 0 else 0.0) - self.view.angle
-        length, width = rng.uniform(50, 110), rng.uniform(6.0, 9.0)
+        length, width = rng.uniform(50, 110), rng.uniform(4.5, 7.0)
         across, taper = stroke(
             rng, self.view, centre=spot(rng, margin=56.0), length=length, angle=angle, bend=0.02
         )
         near = np.exp(-((across / width) ** 2)) * taper
         pull = rng.uniform(0.8, 1.2) * across * near
-        sway = rng.uniform(2.0, 3.2) * near
+        sway = rng.uniform(2.8, 4.2) * near
         wander = list(self.wander)
         wander[axis] = wander[axis] + pull
         wander[1 - axis] = wander[1 - axis] + sway
-        bump = self.bump - rng.uniform(1.5, 3.0) * near
+        bump = self.bump - rng.uniform(1.8, 3.2) * near
         return replace(self, wander=(wander[0], wander[1]), bump=bump).raster()
 
     def _loose_thread(self, rng: np.random.Generator) -> Surface:
@@ -213,7 +214,7 @@ class Weave(Scene):
         )
         half = rng.uniform(1.3, 2.2)
         body = smoothstep(np.abs(across), float(half) + 0.4, float(half) - 0.4) * (taper > 0.02)
-        colour = WEFT * rng.uniform(0.55, 1.15)
+        colour = WARP + (WEFT - WARP) * rng.uniform(0.1, 1.0)
         strand = 1 + 0.15 * np.sin(2 * math.pi * (view.u + view.v + 2 * across) / 3.5)
         yarn = colour * (strand * (1 + 0.06 * self.fibre))[..., None]
         round_ = np.sqrt(np.maximum(1.0 - (across / (half + 0.4)) ** 2, 0.0))

@@ -137,9 +137,9 @@ class Label(Scene):
             self.view,
             self.surface,
             area=(0.01, 0.05),
-            colour=(0.72, 0.52, 0.32),
-            strength=(0.45, 0.85),
-            rim=0.5,
+            colour=(0.66, 0.43, 0.22),
+            strength=(0.5, 0.95),
+            rim=0.25,
         )
 
     def _window(self, rng: np.random.Generator, area: tuple[float, float], soft: float) -> Field:
@@ -174,7 +174,7 @@ class Label(Scene):
                 y=self.y + (step * math.sin(angle)),
             )
             wiped += 0.2 * moved.inks()
-        dragged = np.maximum(0.75 * clean, 0.25 * clean + 0.6 * wiped)
+        dragged = np.maximum(0.6 * clean, 0.2 * clean + 0.75 * wiped)
         return self.printed(clean + where[..., None] * (dragged - clean))
 
     def _misprint(self, rng: np.random.Generator) -> Surface:

@@ -119,8 +119,8 @@ class Sheet(Scene):
                 self.view,
                 self.surface,
                 length=(45, 130),
-                width=(1.4, 2.8),
-                depth=(0.25, 0.7),
+                width=(1.3, 2.5),
+                depth=(0.14, 0.55),
                 angle=(0.25 * math.pi, 0.75 * math.pi),
                 gloss=0.1,
             )
@@ -140,41 +140,44 @@ class Sheet(Scene):
         width = length * rng.uniform(0.55, 1.0)
         p, q = frame(self.view, spot(rng), rng.uniform(0, math.pi))
         bowl = np.exp(-((p / length) ** 2) - (q / width) ** 2)
-        return replace(self.surface, height=self.surface.height - rng.uniform(3.0, 5.5) * bowl)
+        return replace(self.surface, height=self.surface.height - rng.uniform(2.2, 4.5) * bowl)
 
     def _pit(self, rng: np.random.Generator) -> Surface:
         """Let corrosion eat a cluster of small pits."""
         centre = spot(rng)
         eaten = np.zeros_like(self.brush)
-        for _ in range(int(rng.integers(5, 12))):
+        for _ in range(int(rng.integers(4, 10))):
             at = (centre[0] + rng.normal(0, 11), centre[1] + rng.normal(0, 11))
-            area = float(rng.uniform(0.0002, 0.0011))
+            area = float(rng.uniform(0.0002, 0.0009))
             outline = blob(rng, self.view, centre=at, area=area, ragged=0.2)
             np.maximum(eaten, coverage(outline, 2.5), out=eaten)
         surface = self.surface
+        deep = rng.uniform(0.45, 0.9)
         rough = 0.25 * noise(rng, self.view.size, 160)
         return replace(
             surface,
-            albedo=mix(surface.albedo, np.array([0.085, 0.07, 0.058], np.float32), 0.85 * eaten),
-            height=surface.height - eaten * (1.1 + rough),
-            gloss=surface.gloss * (1 - 0.7 * eaten),
+            albedo=mix(surface.albedo, np.array([0.085, 0.07, 0.058], np.float32), deep * eaten),
+            height=surface.height - eaten * deep * (1.2 + rough),
+            gloss=surface.gloss * (1 - 0.8 * deep * eaten),
         )
 
     def _misprint(self, rng: np.random.Generator) -> Surface:
-        """Leave out, exchange, double or break off some of the mark's characters."""
+        """Exchange some of the mark's characters, or write them twice, too faintly or too boldly."""
         plate = _plate(self.view.size).copy()
-        way = ("missing", "wrong", "doubled", "faded")[int(rng.integers(4))]
+        way = ("bold", "doubled", "faded", "wrong")[int(rng.integers(4))]
         large = [glyph for glyph in NUMBER if glyph.height > 15]
         first = int(rng.integers(len(large)))
-        chosen = large[first : first + int(rng.integers(1, 4))]
-        for glyph in chosen:
-            if way == "doubled":
+        for glyph in large[first : first + int(rng.integers(1, 4))]:
+            where, _, _ = plate.window(*glyph.box)
+            if way == "bold":
+                plate.write(replace(glyph, weight=glyph.weight * rng.uniform(1.7, 2.3)))
+            elif way == "doubled":
                 dx, dy = rng.uniform(2.5, 5.0), rng.uniform(-4.0, -2.0)
                 plate.write(replace(glyph, x=glyph.x + dx, y=glyph.y + dy))
-                continue
-            where, _, _ = plate.window(*glyph.box)
-            plate.ink[where] *= 0.25 if way == "faded" else 0.0
-            if way == "wrong":
+            elif way == "faded":
+                plate.ink[where] *= rng.uniform(0.1, 0.4)
+            else:
+                plate.ink[where] = 0.0
                 others = CHARACTERS.replace(glyph.character, "")
                 plate.write(replace(glyph, character=others[int(rng.integers(len(others)))]))
         return replace(self, mark=plate.look(self.view.x, self.view.y)).raster()

@@ -101,11 +101,10 @@ class Tray(Scene):
 
     def cells(self) -> tuple[Index, Field, Field]:
         """Which nut each pixel belongs to, and its place in that nut's pocket."""
-        column = np.clip(np.round(self.view.x / STEP), -1, 1).astype(np.int8)
-        row = np.clip(np.round(self.view.y / STEP), -1, 1).astype(np.int8)
-        x = self.view.x - STEP * column
-        y = self.view.y - STEP * row
-        return (3 * (row + 1) + column + 1).astype(np.intp), x, y
+        column = np.clip(np.round(self.view.x / STEP), -1, 1)
+        row = np.clip(np.round(self.view.y / STEP), -1, 1)
+        part = (3 * (row + 1) + column + 1).astype(np.intp)
+        return part, self.view.x - STEP * column, self.view.y - STEP * row
 
     def middle(self, part: int) -> tuple[float, float]:
         """Where a nut lies in the image, in units."""
@@ -118,7 +117,7 @@ class Tray(Scene):
     def raster(self) -> Surface:
         """Cut the pockets and put the nuts in."""
         part, x, y = self.cells()
-        wall = _hexagon(x, y, np.float32(0.0)) - POCKET
+        wall = _hexagon(x, y) - POCKET
         pocket = coverage(wall, 2.4)
         foam = mix(np.broadcast_to(FOAM, (*x.shape, 3)), FLOOR, coverage(wall, 1.2))
         foam = foam * (1 + 0.07 * self.grain + 0.05 * self.haze)[..., None]
@@ -140,14 +139,15 @@ class Tray(Scene):
     def _nut(self, part: Index, x: Field, y: Field) -> tuple[Field, Field]:
         """Relief of the nuts above the pocket's floor, and where there is metal seen from above."""
         radius = np.hypot(x, y)
-        side = _hexagon(x, y, self.turn[part]) - FLAT + 4.5 * self.bite
+        cos, sin = np.cos(self.turn)[part], np.sin(self.turn)[part]
+        side = _hexagon(cos * x + sin * y, cos * y - sin * x) - FLAT + 4.5 * self.bite
         top = TALL - 0.6 * np.maximum(radius - CHAMFER, 0.0)
         top -= 0.9 * np.maximum(BORE + 2.2 - radius, 0.0)  # countersink
         # Turning marks of the lathe, and the roughness of the zinc.
-        top += 0.045 * np.sin(2 * math.pi * radius / 2.3 + 0.6 * self.haze) + 0.05 * self.rough
+        top += 0.045 * np.sin(2 * math.pi / 2.3 * radius + 0.6 * self.haze) + 0.05 * self.rough
         top -= self.bite * (2.2 + 0.5 * self.rough)
         bore = coverage(radius - BORE, 1.8)
-        thread = 0.9 * np.sin(2 * math.pi * radius / 2.2 - np.arctan2(y, x) + self.turn[part])
+        thread = 0.9 * np.sin(2 * math.pi / 2.2 * radius)
         top += bore * (thread - TALL + 2.5)
         lean = self.lean[part, 0] * x + self.lean[part, 1] * y + self.lift[part]
         return top + lean, coverage(side, 1.6) * smoothstep(radius, BORE - 4.6, BORE - 3.4)
@@ -172,8 +172,8 @@ class Tray(Scene):
             self.view,
             self.surface,
             area=(0.004, 0.012),
-            colour=(0.8, 0.36, 0.13),
-            strength=(0.65, 1.0),
+            colour=(0.85, 0.33, 0.09),
+            strength=(0.45, 0.95),
             ragged=0.45,
             rim=0.1,
             gloss=0.05,
@@ -183,11 +183,11 @@ class Tray(Scene):
 
     def _tilted(self, part: int, rng: np.random.Generator) -> Surface:
         """Let a nut ride up on its pocket's rim."""
-        angle, slope = rng.uniform(0, 2 * math.pi), rng.uniform(0.10, 0.2)
+        angle, slope = rng.uniform(0, 2 * math.pi), rng.uniform(0.05, 0.15)
         heading = np.array([math.cos(angle), math.sin(angle)], np.float32)
         lean, shift, lift = self.lean.copy(), self.shift.copy(), self.lift.copy()
         lean[part] = slope * heading
-        shift[part] = rng.uniform(5.0, 8.0) * heading
+        shift[part] = rng.uniform(3.5, 7.0) * heading
         lift[part] = FLAT * slope
         return replace(self, lean=lean, shift=shift, lift=lift).raster()
 
@@ -203,7 +203,8 @@ class Tray(Scene):
             area=float(rng.uniform(0.003, 0.007)),
             ragged=0.25,
         )
-        return replace(self, bite=coverage(outline, 2.0)).raster()
+        depth = rng.uniform(0.35, 1.0)
+        return replace(self, bite=depth * coverage(outline, 2.0)).raster()
 
     def _debris(self, rng: np.random.Generator) -> Surface:
         """Drop a curl of swarf."""
@@ -217,19 +218,18 @@ class Tray(Scene):
             bend=0.4,
             waves=rng.uniform(1, 4),
         )
-        half = float(rng.uniform(1.2, 2.4))
+        half, dark = rng.uniform(1.1, 2.0), rng.uniform(0.15, 0.7)
         body = smoothstep(np.abs(across), half + 0.5, half - 0.5) * (taper > 0.05)
         curl = half * np.sqrt(np.maximum(1 - (across / (half + 0.5)) ** 2, 0.0))
         return replace(
             surface,
-            albedo=mix(surface.albedo, ZINC * 0.7, body),
+            albedo=mix(surface.albedo, ZINC * dark, body),
             height=surface.height + body * (1.5 + 1.5 * curl),
-            gloss=surface.gloss * (1 - body) + 0.3 * body,
+            gloss=surface.gloss * (1 - body) + 0.3 * dark * body,
         )
 
 
-def _hexagon(x: Field, y: Field, turn: Field | np.float32) -> Field:
+def _hexagon(x: Field, y: Field) -> Field:
     """Distance from the origin along the nearest of six normals: constant on hexagons."""
-    angle = np.arctan2(y, x) - turn
-    sector = math.pi / 3
-    return np.hypot(x, y) * np.cos(angle - sector * np.round(angle / sector))
+    half, high = 0.5 * np.abs(x), math.sqrt(0.75) * np.abs(y)
+    return np.maximum(2.0 * half, half + high)

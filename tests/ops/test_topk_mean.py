@@ -1,0 +1,344 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from robustad import _C
+from robustad.errors import InputError
+from robustad.ops import resolve_k, topk_mean
+from robustad.ops.topk_mean import topk_mean_torch
+
+INF = math.inf
+# Relative rounding of one operation in each dtype.
+UNIT = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 2**-24, torch.float64: 2**-53}
+
+
+def scores(rows, columns, dtype=torch.float32, seed=0):
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def exact(values, k):
+    """The definition, in float64; also how large its terms are."""
+    top = values.double().sort(dim=1, descending=True).values[:, :k]
+    return top.mean(dim=1), top.abs().mean(dim=1)
+
+
+# Values
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+@pytest.mark.parametrize("k", [1, 2, 7, 31, 32, 33, 64, 199, 200])
+def test_values(dtype, k):
+    values = scores(5, 200, dtype)
+    mean, size = exact(values, k)
+    ours = topk_mean(values, k)
+    assert ours.dtype == dtype
+    assert ours.shape == (5,)
+    # the result is rounded once or twice, the sum k times at the worst
+    bound = size * (2 * UNIT[dtype] + k * min(UNIT[dtype], UNIT[torch.float32]))
+    assert ((ours.double() - mean).abs() <= bound + 1e-30).all()
+    reference = topk_mean_torch(values, k)
+    assert reference.dtype == dtype
+    assert ((reference.double() - mean).abs() <= bound + 1e-30).all()
+
+
+@pytest.mark.parametrize("columns", [1, 2, 31, 32, 33, 63, 64, 65, 96, 1000, 1369])
+def test_every_length(columns):
+    values = scores(3, columns, seed=columns)
+    for k in {1, (columns + 1) // 2, columns}:
+        torch.testing.assert_close(topk_mean(values, k).double(), exact(values, k)[0])
+
+
+def test_the_largest_and_the_mean():
+    values = scores(8, 77)
+    assert torch.equal(topk_mean(values, 1), values.max(dim=1).values)
+    torch.testing.assert_close(topk_mean(values, 77), values.mean(dim=1))
+    torch.testing.assert_close(topk_mean(values, 1.0), values.mean(dim=1))
+
+
+def test_sorted_rows():
+    # rising rows replace the weakest at every column, falling ones never
+    rising = torch.arange(500.0)[None]
+    assert topk_mean(rising, 10).item() == 494.5
+    assert topk_mean(rising.flip(1), 10).item() == 494.5
+
+
+def test_a_large_sum_is_not_lost_in_rounding():
+    values = torch.full((1, 1_000_000), 0.1)
+    assert topk_mean(values, 1_000_000).item() == pytest.approx(float(np.float32(0.1)), rel=1e-7)
+
+
+def test_memory_layouts():
+    values = scores(40, 60)
+    for view in (values.t(), values[::2], values[:, ::3], values[3:4].expand(5, -1)):
+        assert torch.equal(topk_mean(view, 5), topk_mean(view.contiguous().clone(), 5))
+        torch.testing.assert_close(topk_mean(view, 5), topk_mean_torch(view, 5))
+    assert topk_mean(torch.empty(0, 7), 3).shape == (0,)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_any_row_against_a_sort(data):
+    shape = data.draw(arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=80))
+    elements = st.floats(-(2**30), 2**30, width=32) | st.sampled_from([0.0, -0.0, 1.0, 2.0])
+    values = data.draw(arrays.arrays(np.float32, shape, elements=elements))
+    k = data.draw(st.integers(1, shape[1]))
+    top = -np.sort(-values.astype(np.float64), axis=1)[:, :k]
+    means, columns = _C.topk_mean(values, k)
+    np.testing.assert_array_equal(means, top.mean(axis=1).astype(np.float32))
+    # the stable order: falling scores, of equal ones the first
+    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(columns, order)
+    np.testing.assert_array_equal(topk_mean(torch.from_numpy(values), k).numpy(), means)
+
+
+# Special values
+
+
+@pytest.mark.parametrize(
+    ("row", "k", "expected"),
+    [
+        ([1, math.nan, 3], 1, math.nan),
+        ([1, math.nan, 3], 2, math.nan),
+        ([math.nan] * 3, 2, math.nan),
+        ([1, INF, 3], 1, INF),
+        ([1, INF, 3], 2, INF),
+        ([-INF, -INF, 3], 1, 3.0),
+        ([-INF, -INF, 3], 2, -INF),
+        ([INF, -INF, 3], 3, math.nan),
+        ([-INF] * 40, 33, -INF),
+        ([3.4e38, 3.4e38, 0], 2, 3.4e38),
+        ([1e-45, 0, 0], 1, 1e-45),
+    ],
+)
+def test_special_values(row, k, expected):
+    values = torch.tensor([row], dtype=torch.float32)
+    value = torch.tensor([expected], dtype=torch.float32)
+    torch.testing.assert_close(topk_mean(values, k), value, equal_nan=True, rtol=1e-6, atol=0)
+    if abs(expected) < 1e38:  # torch's float32 sum overflows where the double one does not
+        torch.testing.assert_close(topk_mean_torch(values, k), value, equal_nan=True)
+
+
+@pytest.mark.parametrize("at", [0, 5, 31, 32, 40, 63, 64, 99])
+def test_nan_counts_as_the_largest_wherever_it_is(at):
+    values = scores(1, 100)
+    values[0, at] = math.nan
+    _, columns = _C.topk_mean(values.numpy(), 3)
+    assert columns[0, 0] == at
+    assert columns[0].tolist() == values.topk(3).indices[0].tolist()
+    values[0, 7] = math.nan
+    assert _C.topk_mean(values.numpy(), 2)[1][0].tolist() == sorted({at, 7})
+
+
+def test_of_equal_scores_the_first_are_taken():
+    _, columns = _C.topk_mean(np.array([[1, 2, 2, 2, 0], [5, 5, 5, 5, 5]], np.float32), 2)
+    assert columns.tolist() == [[1, 2], [0, 1]]
+    assert _C.topk_mean(np.array([[0.0, -0.0, 0.0]], np.float32), 2)[1].tolist() == [[0, 1]]
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+@pytest.mark.parametrize("k", [1, 3, 50])
+def test_the_gradient_is_shared_by_the_selected(dtype, k):
+    values = scores(4, 50, torch.float32).to(dtype)
+    ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
+    weight = torch.tensor([1.0, -2.0, 0.0, 4.0], dtype=dtype)
+    (topk_mean(ours, k) * weight).sum().backward()
+    (topk_mean_torch(theirs, k) * weight).sum().backward()
+    assert ours.grad.dtype == dtype
+    assert (ours.grad != 0).sum() == 3 * k
+    # rows have no ties but in low precision, where any k of the equal ones will do
+    torch.testing.assert_close(ours.grad.sum(dim=1), theirs.grad.sum(dim=1), rtol=1e-2, atol=0)
+    if dtype in (torch.float32, torch.float64):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_gradcheck_in_float64(k):
+    values = torch.randperm(27, generator=torch.Generator().manual_seed(0)).reshape(3, 9)
+    values = values.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: topk_mean(x, k), [values])
+    assert torch.autograd.gradgradcheck(lambda x: topk_mean(x, k).square(), [values])
+
+
+def test_finite_differences_in_float32():
+    # spaced by 1, probed by 1/4: exact in float32, and no order changes
+    values = torch.randperm(40, generator=torch.Generator().manual_seed(1)).reshape(2, 20).float()
+    values.requires_grad_()
+    (gradient,) = torch.autograd.grad(topk_mean(values, 4).sum(), values)
+    for at in range(40):
+        step = torch.zeros(40)
+        step[at] = 0.25
+        moved = topk_mean(values.detach() + step.reshape(2, 20), 4)
+        back = topk_mean(values.detach() - step.reshape(2, 20), 4)
+        assert ((moved - back).sum() / 0.5).item() == gradient.flatten()[at].item()
+
+
+def test_a_second_derivative():
+    values = scores(2, 9).requires_grad_()
+    (first,) = torch.autograd.grad(topk_mean(values, 3).square().sum(), values, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), values)
+    # d2/dx2 of mean^2: 2 / k^2 for each pair of selected entries, k of them in a row
+    expected = torch.zeros(2, 9).scatter_(1, values.topk(3).indices, 2 / 3)
+    torch.testing.assert_close(second, expected)
+
+
+def test_ties_send_the_gradient_to_the_first():
+    values = torch.tensor([[1.0, 7.0, 7.0, 7.0]], requires_grad=True)
+    topk_mean(values, 2).backward()
+    assert values.grad.tolist() == [[0.0, 0.5, 0.5, 0.0]]
+
+
+def test_no_gradient_is_kept_where_none_is_asked_for():
+    values = scores(2, 9)
+    assert not topk_mean(values, 2).requires_grad
+    with torch.no_grad():
+        assert not topk_mean(values.requires_grad_(), 2).requires_grad
+    assert topk_mean(values, 2).requires_grad
+
+
+def test_the_gradient_of_a_strided_input():
+    values = scores(9, 4).requires_grad_()
+    topk_mean(values.t(), 2).sum().backward()
+    again = values.detach().t().contiguous().requires_grad_()
+    topk_mean(again, 2).sum().backward()
+    assert torch.equal(values.grad, again.grad.t())
+
+
+# Compiled and exported
+
+
+def test_compiled_and_exported_code_agrees():
+    class Head(torch.nn.Module):
+        def forward(self, x):
+            return topk_mean(x, 0.1)
+
+    values = scores(3, 130)
+    expected = topk_mean(values, 13)
+    compiled = torch.compile(Head(), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(values), expected)
+    rows = torch.export.Dim("rows", min=1, max=64)
+    program = torch.export.export(Head(), (values,), dynamic_shapes=({0: rows},))
+    torch.testing.assert_close(program.module()(values), expected)
+    torch.testing.assert_close(program.module()(values[:2]), expected[:2])
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert any("topk" in target for target in targets)
+
+
+# Counts and fractions
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "count"),
+    [
+        (1, 1, 1),
+        (5, 5, 5),
+        (0.01, 1024, 10),
+        (0.01, 1369, 13),
+        (0.01, 50, 1),
+        (0.01, 100, 1),
+        (0.29, 100, 29),  # 0.29 * 100 = 28.999999999999996
+        (0.57, 100, 57),
+        (1e-9, 10, 1),
+        (1.0, 7, 7),
+        (0.999, 7, 6),
+        (np.float64(0.5), 8, 4),
+        (np.int64(3), 8, 3),
+    ],
+)
+def test_counts(k, n, count):
+    assert resolve_k(k, n) == count
+    values = scores(1, n)
+    torch.testing.assert_close(topk_mean(values, k), topk_mean_torch(values, count))
+
+
+@given(st.integers(1, 100), st.integers(1, 20_000))
+@example(29, 100)
+def test_whole_percents_are_exact(percent, n):
+    assert resolve_k(percent / 100, n) == max(1, percent * n // 100)
+
+
+@pytest.mark.parametrize("k", [0, -1, 11])
+def test_counts_out_of_range(k):
+    with pytest.raises(InputError, match=rf"^k: expected a count in 1..10, got {k}$"):
+        topk_mean(torch.zeros(2, 10), k)
+
+
+@pytest.mark.parametrize("k", [0.0, -0.1, 1.01, 5.0, math.nan, INF])
+def test_fractions_out_of_range(k):
+    with pytest.raises(
+        InputError, match=rf"^k: expected a fraction in \(0, 1\] or a count, got {k}$"
+    ):
+        topk_mean(torch.zeros(2, 10), k)
+
+
+@pytest.mark.parametrize(
+    ("values", "got"),
+    [
+        (torch.zeros(3), r"\(3,\) of torch.float32"),
+        (torch.zeros(1, 2, 3), r"\(1, 2, 3\) of torch.float32"),
+        (torch.zeros(2, 0), r"\(2, 0\) of torch.float32"),
+        (torch.zeros(2, 3, dtype=torch.int64), r"\(2, 3\) of torch.int64"),
+        (torch.zeros(2, 3, dtype=torch.bool), r"\(2, 3\) of torch.bool"),
+    ],
+)
+def test_scores_of_another_kind(values, got):
+    with pytest.raises(
+        InputError,
+        match=rf"^scores: expected a floating-point tensor \(B, N\) with N >= 1, got {got}$",
+    ):
+        topk_mean(values, 1)
+
+
+# The C++ binding
+
+
+def test_the_binding_gives_means_and_columns():
+    means, columns = _C.topk_mean(np.array([[1, 4, 2, 3], [8, 5, 6, 7]], np.float32), k=2)
+    assert (means.dtype, columns.dtype) == (np.float32, np.int64)
+    assert means.tolist() == [3.5, 7.5]
+    assert columns.tolist() == [[1, 3], [0, 3]]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 3)),
+        np.zeros((2, 3), np.float16),
+        np.zeros((2, 3), np.int32),
+        np.zeros((2, 3), ">f4"),
+        np.zeros((3, 2), np.float32).T,
+        np.zeros((2, 6), np.float32)[:, ::2],
+        [[1.0, 2.0]],
+        None,
+    ],
+)
+def test_the_binding_converts_nothing(array):
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        _C.topk_mean(array, 1)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 2, 3)])
+def test_the_binding_takes_two_dimensions(shape):
+    with pytest.raises(ValueError, match=rf"^scores: expected 2 dimensions, got {len(shape)}$"):
+        _C.topk_mean(np.zeros(shape, np.float32), 1)
+
+
+@pytest.mark.parametrize(("columns", "k"), [(3, 0), (3, 4), (3, -1), (0, 1), (3, 2**40)])
+def test_the_binding_checks_k(columns, k):
+    with pytest.raises(ValueError, match=rf"^k: expected 1..{columns}, got {k}$"):
+        _C.topk_mean(np.zeros((2, columns), np.float32), k)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        _C.topk_mean(np.zeros((2, 3), np.float32), 1.5)
+
+
+def test_the_binding_takes_no_rows():
+    means, columns = _C.topk_mean(np.zeros((0, 3), np.float32), 2)
+    assert means.shape == (0,)
+    assert columns.shape == (0, 2)
