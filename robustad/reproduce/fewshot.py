@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def run_fewshot(
     for root, category in chosen:
         data = load(study.dataset, root, category)
         identity = content_hash(data)
-        for k, seed in ((k, seed) for k in study.shots for seed in range(study.seeds)):
+        for k, seed in _runs(study):
             name = f"{data.category} {k}-shot seed {seed}"
             path = out / data.category / f"shots-{k}_seed-{seed}.json"
             fingerprint = _fingerprint(study, identity)
@@ -183,6 +183,12 @@ def run_fewshot(
         raise DataError("too few training images for every run: " + "; ".join(outcome.skipped))
     _write_tables(outcome, study, out)
     return outcome
+
+
+def _runs(study: Study) -> Iterator[tuple[Shots, int]]:
+    for k in study.shots:
+        for seed in range(1 if k == "full" else study.seeds):
+            yield k, seed
 
 
 def _run(

@@ -10,7 +10,6 @@ from robustad.backbones import BackboneConfig, FilterBank
 from robustad.calibration import RawScore
 from robustad.data import folder, shots
 from robustad.detectors import AnomalyDINO, Detector, PatchScorer
-from robustad.detectors.anomaly_dino_presets import preprocessing_for
 from robustad.detectors.bank import rotations
 from robustad.errors import InputError, NotFittedError
 from robustad.metrics import auroc
@@ -328,30 +327,6 @@ def test_defaults_of_the_mask():
     assert (made.mask_threshold, made.mask_unit, made.whiten) == (10.0, "absolute", False)
 
 
-MVTEC = {
-    "masked": ("capsule", "hazelnut", "pill", "screw", "toothbrush"),
-    "plain": ("bottle", "cable", "carpet", "grid", "leather", "metal_nut", "tile", "transistor"),
-}
-
-
-@pytest.mark.parametrize("category", [*MVTEC["masked"], *MVTEC["plain"]])
-def test_presets_of_mvtec(category):
-    mask = category in MVTEC["masked"]
-    assert preprocessing_for("mvtec", category) == (True, mask)
-    turned = category in ("hazelnut", "screw")
-    assert preprocessing_for("mvtec", category, "informed") == (turned, mask)
-    assert preprocessing_for("mvtec", category, "masking_only") == (False, mask)
-    assert preprocessing_for("mvtec", category, "none") == (False, False)
-
-
-@pytest.mark.parametrize("category", ["candle", "pcb1", "screw"])
-def test_presets_of_visa(category):
-    assert preprocessing_for("visa", category) == (True, True)
-    assert preprocessing_for("visa", category, "informed") == (False, True)
-    assert preprocessing_for("visa", category, "masking_only") == (False, True)
-    assert preprocessing_for("visa", category, "none") == (False, False)
-
-
 def test_for_category_takes_the_preset_and_options():
     made = AnomalyDINO.for_category("screw", backbone="filters", image_size=64).config()
     assert (made.rotations, made.mask) == (8, True)
@@ -359,8 +334,6 @@ def test_for_category_takes_the_preset_and_options():
         "screw", preprocessing="none", backbone="filters", image_size=64, mask=True, k=3
     ).config()
     assert (made.rotations, made.mask, made.k) == (1, True, 3)
-    with pytest.raises(InputError, match=r"preprocessing: expected 'agnostic'.* got 'all'"):
-        AnomalyDINO.for_category("screw", preprocessing="all", backbone="filters")
 
 
 @pytest.mark.skipif(

@@ -10,13 +10,12 @@ from robustad.attacks import LinearProbe, attack
 from robustad.calibration import Platt, RawScore, calibrate
 from robustad.detectors import AnomalyDINO
 from robustad.errors import DataError, InputError, StateError
-from robustad.evaluation import Evaluation, collect_examples, evaluate
+from robustad.evaluation import Evaluation, evaluate
 from robustad.evaluation.batches import batches
 from robustad.metrics import ece_positive, f1_max, flag_auroc, gmean_max, nll
 from robustad.verdict import Policy, binary_entropy
 
 EPS = 8 / 255
-MEASURED = ("attacks", "seconds")
 
 
 def pooled_red(samples):
@@ -351,45 +350,3 @@ def test_files_that_cannot_be_read_are_named(redness, samples, tmp_path):
     object.__setattr__(data[2], "image", tmp_path / "gone.png")
     with pytest.raises(DataError, match=r"gone\.png: no such image"):
         evaluate(redness(), data, attacks=())
-
-
-def test_batches(redness, samples, sample):
-    data = [*samples(0, 4), sample(9, 1, size=32), sample(10, 1, mask=False)]
-    made = list(batches(redness(), data, 3))
-    assert [b.index for b in made] == [[0, 1, 2], [3, 4, 5]]
-    assert [b.label.tolist() for b in made] == [[0, 0, 1], [1, 1, 1]]
-    assert made[1].pixels[2] is None
-    assert made[1].mask[2].all()
-    assert not made[0].mask[0].any()
-    assert made[0].mask[2].reshape(4, 4).nonzero().tolist() == [[1, 1], [1, 2]]
-    assert made[1].x.shape == (3, 3, 16, 16)
-    assert np.allclose(made[0].x[0].permute(1, 2, 0), data[0].image / 255.0, atol=1e-6)
-
-
-def test_examples_are_the_ends_of_the_ranking(redness, samples):
-    detector, data = redness(), samples(0, 12)
-    found = evaluate(detector, data, attacks=("pgd10",))
-    examples = collect_examples(detector, data[::-1], found, count=2)
-    order = np.argsort(-found.scores(), kind="stable")
-    assert [e.name for e in examples] == [found.names[i] for i in [*order[:2], *order[-2:]]]
-    for example, index in zip(examples, [*order[:2], *order[-2:]], strict=True):
-        assert example.clean_score == pytest.approx(found.scores()[index], abs=1e-6)
-        assert example.attacked_score == pytest.approx(found.scores("pgd10")[index], abs=1e-6)
-        assert example.label == found.labels[index]
-        assert np.allclose(example.image, data[index].image / 255.0, atol=1e-6)
-        assert np.abs(example.attacked - example.image).max() <= EPS + 1e-6
-        assert np.array_equal(example.mask, data[index].read_mask())
-        assert example.clean_map.shape == example.attacked_map.shape == (16, 16)
-        assert not np.array_equal(example.clean_map, example.attacked_map)
-        assert (example.attack, example.defect) == ("pgd10", data[index].defect)
-
-
-def test_few_images_give_each_example_once(redness, samples):
-    data = samples(0, 4)
-    found = evaluate(redness(), data, attacks=())
-    examples = collect_examples(redness(), data, found, count=3, attack_name="fgsm")
-    assert sorted(e.name for e in examples) == sorted(s.name for s in data)
-    with pytest.raises(InputError, match="count: expected >= 1, got 0"):
-        collect_examples(redness(), data, found, count=0)
-    with pytest.raises(InputError, match="probe: attack 'fgsm_probe' needs a fitted probe"):
-        collect_examples(redness(), data, found, attack_name="fgsm_probe")

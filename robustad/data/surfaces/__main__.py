@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from robustad._files import written_aside
 from robustad._imports import require
-from robustad.data.surfaces import CATEGORIES, DEFECTS, Rendered, render
+from robustad.data.surfaces import CATEGORIES, DEFECTS, render
 
-GAP = 4
-OUTLINE = np.array([255, 60, 40], np.uint8)
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+GAP, CAPTION = 4, 14  # pixels between the tiles and for the words above them
+COLOURS = 256  # a palette keeps the file small
 
 
-def contact_sheet(*, size: int = 160, seed: int = 0, index: int = 0) -> npt.NDArray[np.uint8]:
-    """Lay out a normal image and every defect of each category, with the masks below.
+def contact_sheet(*, tile: int = 128, seed: int = 0, index: int = 0) -> PILImage:
+    """Lay out a normal image and every kind of defect of each category, with the masks below.
 
     Parameters
     ----------
-    size : int, default 160
-        Edge of each image in the sheet; images are rendered at 256 pixels and reduced.
+    tile : int, default 128
+        Edge of each image in the sheet; they are rendered at 256 pixels and reduced.
     seed : int, default 0
         Seed of the data.
     index : int, default 0
@@ -29,38 +32,28 @@ def contact_sheet(*, size: int = 160, seed: int = 0, index: int = 0) -> npt.NDAr
 
     Returns
     -------
-    array, (H, W, 3), uint8
-        Two rows a category: images with the defect's outline in red, and masks.
+    PIL image
+        With a palette of 256 colours. Two rows a category: images, and masks in white.
     """
-    image_of = require("PIL.Image", extra="cpu", purpose="reducing images")
-    rows = []
-    for category in CATEGORIES:
-        folders = ["train/good", *(f"test/{defect}" for defect in DEFECTS[category])]
-        cells = [render(category, folder, index, seed=seed) for folder in folders]
-        for draw in (_photograph, _mask):
-            tiles = [
-                np.asarray(
-                    image_of.fromarray(draw(cell)).resize((size, size), image_of.Resampling.LANCZOS)
-                )
-                for cell in cells
-            ]
-            rows.append(np.concatenate([_framed(tile) for tile in tiles], axis=1))
-    return np.concatenate(rows, axis=0)
-
-
-def _photograph(rendered: Rendered) -> npt.NDArray[np.uint8]:
-    return rendered.image
-
-
-def _mask(rendered: Rendered) -> npt.NDArray[np.uint8]:
-    """The clean twin, darkened, with the mask in red."""
-    out = rendered.clean // 2
-    out[rendered.mask] = OUTLINE
-    return out
-
-
-def _framed(tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return np.pad(tile, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    pil = require("PIL.Image", extra="cpu", purpose="drawing the contact sheet")
+    draw_on = require("PIL.ImageDraw", extra="cpu", purpose="drawing the contact sheet")
+    columns = 1 + max(len(defects) for defects in DEFECTS.values())
+    block = 2 * (tile + GAP) + CAPTION
+    sheet = pil.new("RGB", (columns * (tile + GAP) - GAP, len(CATEGORIES) * block), "white")
+    draw = draw_on.Draw(sheet)
+    for row, category in enumerate(CATEGORIES):
+        top = row * block
+        for column, kind in enumerate(("good", *DEFECTS[category])):
+            left = column * (tile + GAP)
+            folder = "train/good" if kind == "good" else f"test/{kind}"
+            rendered = render(category, folder, index, seed=seed)
+            caption = f"{category}: good" if kind == "good" else kind.replace("_", " ")
+            draw.text((left + 2, top + 1), caption, fill="black")
+            mask = np.repeat(rendered.mask[..., None], 3, axis=-1) * np.uint8(255)
+            for line, pixels in enumerate((rendered.image, mask)):
+                picture = pil.fromarray(pixels).resize((tile, tile), pil.Resampling.BOX)
+                sheet.paste(picture, (left, top + CAPTION + line * (tile + GAP)))
+    return sheet.quantize(COLOURS, dither=pil.Dither.NONE)
 
 
 if __name__ == "__main__":
@@ -69,10 +62,11 @@ if __name__ == "__main__":
         description="Write a contact sheet of the generated data set.",
     )
     parser.add_argument("out", help="image file to write, for example surfaces.png")
-    parser.add_argument("--size", type=int, default=160, help="edge of each image in pixels")
+    parser.add_argument("--tile", type=int, default=128, help="edge of each image in pixels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--index", type=int, default=0, help="number of the images shown")
     arguments = parser.parse_args()
-    pil = require("PIL.Image", extra="cpu", purpose="writing image files")
     with written_aside(arguments.out) as aside:
-        pil.fromarray(contact_sheet(size=arguments.size, seed=arguments.seed)).save(aside)
+        sheet = contact_sheet(tile=arguments.tile, seed=arguments.seed, index=arguments.index)
+        sheet.save(aside, optimize=True)
     print(arguments.out)
