@@ -96,6 +96,7 @@ def run_demo(
         category=data.category,
         progress=progress,
     )
+    evaluation.settings["command"] = f"robustad demo --category {category} --shots {shots}"
     evaluation.save(out / "evaluation.json")
     say(f"4/6 calibrate: Platt scaling on {len(held_out)} other images")
     scores = detector.predict([sample.image for sample in held_out]).score

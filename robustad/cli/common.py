@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -96,6 +98,11 @@ def parse_shots(text: str) -> int | Literal["full"]:
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"--shots: expected a number >= 1 or full, got {text!r}")
     return int(text)
+
+
+def command_line() -> str:
+    """Give the command as it was typed, for reports."""
+    return shlex.join(["robustad", *sys.argv[1:]])
 
 
 def print_json(value: Any) -> None:

@@ -56,6 +56,7 @@ def evaluate(
         category=chosen.category,
         progress=not quiet,
     )
+    result.settings["command"] = common.command_line()
     if out is not None:
         result.save(out)
         common.say.print(f"wrote {out}")
