@@ -348,8 +348,8 @@ class AnomalyDINO(Detector):
         except RuntimeError as error:
             raise InputError(f"backbone weights do not fit {name.name}: {error}") from error
         detector = cls(backbone, **options.model_dump(exclude={"backbone"}))
-        rows, dim = len(tensors["bank"]), backbone.dim
-        shapes = {"bank": (max(rows, options.k), dim + options.whiten)}
+        rows, dim = [*tensors["bank"].shape, 0][0], backbone.dim
+        shapes: dict[str, tuple[int, ...]] = {"bank": (max(rows, options.k), dim + options.whiten)}
         if options.whiten:
             shapes |= {"centre": (dim,), "whitening": (dim, dim)}
         for key, shape in shapes.items():

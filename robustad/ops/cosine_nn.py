@@ -192,4 +192,5 @@ def _search_bf16(queries: Tensor, bank: Tensor, k: int, candidates: int = 16) ->
 
 def _rounding(rows: Tensor, rounded: Tensor) -> Tensor:
     """Length of what rounding took from each row."""
-    return torch.linalg.vector_norm(rows - rounded.float(), dim=1)
+    length: Tensor = torch.linalg.vector_norm(rows - rounded.float(), dim=1)
+    return length

@@ -104,6 +104,9 @@ def test_the_start_is_projected(smooth, images):
         image_loss(scorer), x, eps=EPS, steps=1, step_size=1e-9, start=x + 3, keep_best=False
     )
     assert torch.allclose(found, (x + EPS).clamp(max=1), atol=1e-6)
+    # also where the first iterate is the best one
+    best = pgd(lambda image: image.sum(dim=(1, 2, 3)), x, eps=EPS, steps=1, start=x + 3)
+    assert torch.allclose(best, (x + EPS).clamp(max=1), atol=1e-6)
 
 
 def test_the_default_step_is_two_and_a_half_eps_over_the_steps(images):

@@ -215,6 +215,7 @@ def test_a_header_that_is_no_json(saved):
             r"bank: expected float32 \(5, 43\) .*\(5, 9\)",
         ),
         (lambda t: t.update(bank=torch.zeros(43)), r"bank: expected float32 \(43, 43\)"),
+        (lambda t: t.update(bank=torch.tensor(1.0)), r"bank: expected float32 \(1, 43\)"),
         (lambda t: t.update(bank=t["bank"].long()), "bank: expected float32"),
         (lambda t: t.update(bank=torch.zeros(0, 43)), r"bank: expected float32 \(1, 43\)"),
         (lambda t: t.update(centre=torch.zeros(3)), r"centre: expected float32 \(42,\)"),

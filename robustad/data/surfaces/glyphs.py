@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -77,7 +78,7 @@ class Glyph:
             points = [
                 (self.x + unit * int(p[0]), self.y - unit * int(p[1])) for p in line.split("-")
             ]
-            out += [(*start, *end) for start, end in zip(points[:-1], points[1:], strict=True)]
+            out += [(*start, *end) for start, end in pairwise(points)]
         return out
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from robustad.data.surfaces import CATEGORIES, load_surfaces
+from robustad.data.dataset import Dataset
+from robustad.data.surfaces import CATEGORIES, Surfaces
 
 Scores = dict[str, npt.NDArray[np.float64]]
 BLOCK = 8  # edge of the blocks over which differences are averaged before their maximum is taken
@@ -73,7 +74,12 @@ def statistic_scores(test: Sequence[npt.NDArray[np.uint8]]) -> Scores:
 
 
 def table(
-    *, weights: str | None = None, categories: Sequence[str] = CATEGORIES, seed: int = 0
+    *,
+    weights: str | None = None,
+    categories: Sequence[str] = CATEGORIES,
+    size: int = 256,
+    counts: tuple[int, int, int] = (32, 24, 8),
+    seed: int = 0,
 ) -> str:
     """Measure every category and lay the AUROC out as a Markdown table.
 
@@ -83,10 +89,18 @@ def table(
         A checkpoint of a ResNet-18 trunk, to measure its features too.
     categories : sequence of str
         What to measure, by default all.
-    seed : int, default 0
-        Seed of the data.
+    size, counts, seed : int, (int, int, int), int
+        See `Surfaces`; the counts are `train`, `test_good` and `per_defect`.
+
+    Returns
+    -------
+    str
+        The table.
     """
-    columns = [_measure(category, weights, seed) for category in categories]
+    specification = Surfaces(
+        size=size, train=counts[0], test_good=counts[1], per_defect=counts[2], seed=seed
+    )
+    columns = [_measure(specification.load(category), weights) for category in categories]
     lines = ["| | " + " | ".join(categories) + " |", "|---" * (len(categories) + 1) + "|"]
     lines += [
         f"| {name} | " + " | ".join(f"{column[name]:.3f}" for column in columns) + " |"
@@ -95,24 +109,24 @@ def table(
     return "\n".join(lines)
 
 
-def _measure(category: str, weights: str | None, seed: int) -> dict[str, float]:
+def _measure(data: Dataset, weights: str | None) -> dict[str, float]:
     from robustad.detectors import AnomalyDINO
     from robustad.metrics import auroc
 
-    data = load_surfaces(category, seed=seed)
     train = [np.asarray(sample.image) for sample in data.train]
     test = [np.asarray(sample.image) for sample in data.test]
     labels = np.array([sample.label for sample in data.test])
-    masks = np.stack([sample.read_mask() for sample in data.test])
+    masks = np.stack([np.asarray(sample.read_mask()) for sample in data.test])
     out = {
         f"pixel difference to the {name}": auroc(scores, labels)
         for name, scores in difference_scores(train, test).items()
     }
     out |= {name: auroc(scores, labels) for name, scores in statistic_scores(test).items()}
+    runs: list[tuple[str, str | None, int]]
     runs = [("filters", None, len(train)), ("filters", None, 4)]
     runs += [("resnet18", weights, len(train))] if weights else []
     for backbone, checkpoint, shots in runs:
-        detector = AnomalyDINO(backbone, checkpoint, image_size=data.train[0].read().shape[0])
+        detector = AnomalyDINO(backbone, checkpoint, image_size=train[0].shape[0])
         found = detector.fit(train[:shots]).predict(test)
         name = f"{backbone}, {shots} normal images"
         out[f"{name}: image"] = auroc(found.score, labels)
@@ -122,7 +136,9 @@ def _measure(category: str, weights: str | None, seed: int) -> dict[str, float]:
 
 def _blocks(difference: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     rows, columns = difference.shape[0] // BLOCK, difference.shape[1] // BLOCK
-    out: npt.NDArray[np.float32] = difference.reshape(rows, BLOCK, columns, BLOCK, 3).mean((1, 3, 4))
+    out: npt.NDArray[np.float32] = difference.reshape(rows, BLOCK, columns, BLOCK, 3).mean(
+        (1, 3, 4)
+    )
     return out
 
 
@@ -132,8 +148,4 @@ if __name__ == "__main__":
     parser.add_argument("--categories", nargs="+", choices=CATEGORIES, default=CATEGORIES)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print(
-        table(
-            weights=arguments.weights, categories=arguments.categories, seed=arguments.seed
-        )
-    )
+    print(table(weights=arguments.weights, categories=arguments.categories, seed=arguments.seed))

@@ -143,6 +143,8 @@ class Shot:
         array, (size, size, 3), uint8
             RGB with a gamma of about 2.2; `size` is the view's divided by `factor`.
         """
+        slope_y: Field
+        slope_x: Field
         slope_y, slope_x = np.gradient(surface.height, view.pixel)
         flat, up = math.cos(self.elevation), math.sin(self.elevation)
         lit = up - (flat * math.cos(self.azimuth)) * slope_x
@@ -175,14 +177,16 @@ class Shot:
             over -= distance * math.tan(self.elevation)
             np.maximum(deepest, over, out=deepest)
         softness = 0.08 * self.rig.reach
-        return np.minimum(deepest / softness, 1.0)
+        out: Field = np.minimum(deepest / softness, 1.0)
+        return out
 
     def _open(self, height: Field, view: View) -> Field | float:
         """Share of the sky a point sees, from its depth below its surroundings."""
         if not self.rig.occlusion:
             return 1.0
         around = ndimage.uniform_filter(height, max(3, round(9 / view.pixel)), mode="nearest")
-        return np.clip(1.0 + self.rig.occlusion * (height - around), 0.35, 1.3)
+        out: Field = np.clip(1.0 + self.rig.occlusion * (height - around), 0.35, 1.3)
+        return out
 
     def _mirror(self, surface: Surface, slope_x: Field, slope_y: Field, view: View) -> Field:
         """Ward's lobe: Gaussian in the difference between the slope and the mirror direction."""
@@ -194,7 +198,8 @@ class Shot:
         along, across = surface.roughness
         lobe = ((cos / along) * to_x + (sin / along) * to_y) ** 2
         lobe += ((cos / across) * to_y - (sin / across) * to_x) ** 2
-        return np.exp(-lobe, out=lobe)
+        out: Field = np.exp(-lobe)
+        return out
 
     def _expose(self, linear: Field) -> npt.NDArray[np.uint8]:
         if self.factor > 1:
@@ -207,7 +212,8 @@ class Shot:
         grey *= 1.1 - 0.1 * grey
         # Shot noise grows with the signal; in gamma-corrected grey levels it falls with it.
         grey += self.noise * ((self.rig.noise / 255.0) * (1.25 - 0.5 * grey))
-        return (np.clip(grey, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+        levels = np.clip(grey, 0.0, 1.0) * 255.0 + 0.5
+        return np.asarray(levels.astype(np.uint8))
 
 
 def _dust(rng: np.random.Generator, fall: Field, view: View) -> None:

@@ -162,7 +162,7 @@ class Sheet(Scene):
         )
 
     def _misprint(self, rng: np.random.Generator) -> Surface:
-        """Exchange some of the mark's characters, or write them twice, too faintly or too boldly."""
+        """Write some characters wrongly, twice, too faintly or too boldly."""
         plate = _plate(self.view.size).copy()
         way = ("bold", "doubled", "faded", "wrong")[int(rng.integers(4))]
         large = [glyph for glyph in NUMBER if glyph.height > 15]

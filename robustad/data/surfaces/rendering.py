@@ -86,10 +86,9 @@ def render(category: str, folder: str, index: int, *, size: int = 256, seed: int
     for name, value in (("index", index), ("seed", seed)):
         if value < 0:
             raise InputError(f"{name}: expected >= 0, got {value}")
-    kind = folder.removeprefix("test/")
-    if folder not in ("train/good", "test/good") and kind not in scene_type.DEFECTS:
-        known = ", ".join(("train/good", "test/good", *(f"test/{d}" for d in scene_type.DEFECTS)))
-        raise InputError(f"folder: expected one of {known}, got {folder!r}")
+    folders = ("train/good", "test/good", *(f"test/{kind}" for kind in scene_type.DEFECTS))
+    if folder not in folders:
+        raise InputError(f"folder: expected one of {', '.join(folders)}, got {folder!r}")
 
     # The streams depend on nothing but what is asked for, so any order and any count agree.
     place = int.from_bytes(f"{category}/{folder}".encode())
@@ -102,7 +101,8 @@ def render(category: str, folder: str, index: int, *, size: int = 256, seed: int
     scene = scene_type.draw(stream(0), size * factor)
     shot = Shot.draw(stream(1), scene_type.RIG, scene.view, factor=factor)
     clean = shot.take(scene.surface, scene.view)
-    if kind in ("train/good", "good"):
+    kind = folder.rpartition("/")[2]
+    if kind == "good":
         return Rendered(image=clean, clean=clean, mask=np.zeros(clean.shape[:2], np.bool_))
     best: Rendered | None = None
     for attempt in range(ATTEMPTS):

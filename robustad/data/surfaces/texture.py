@@ -2,11 +2,13 @@
 
 import math
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Field = npt.NDArray[np.float32]  # (H, W) or (H, W, C)
+# (H, W) or (H, W, C). Always float32, but the type stubs take an array times a number for float64.
+Field: TypeAlias = npt.NDArray[np.floating[Any]]
 
 
 def noise(rng: np.random.Generator, size: int, cells: int | tuple[int, int]) -> Field:
@@ -54,7 +56,8 @@ def fractal(
 def smoothstep(values: Field, low: float, high: float) -> Field:
     """Cubic ramp from 0 at `low` to 1 at `high`; falls where `high` is below `low`."""
     t = np.clip((values - low) * (1.0 / (high - low)), 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
+    out: Field = t * t * (3.0 - 2.0 * t)
+    return out
 
 
 def sample(field: Field, rows: Field, columns: Field) -> Field:
@@ -76,8 +79,8 @@ def sample(field: Field, rows: Field, columns: Field) -> Field:
     return out
 
 
-def mix(first: Field, second: Field | npt.NDArray[np.float32], amount: Field) -> Field:
-    """Blend `first` towards `second` by `amount` (H, W) in [0, 1]; colours are (H, W, 3) or (3,)."""
+def mix(first: Field, second: Field, amount: Field) -> Field:
+    """Blend `first` towards `second` by `amount` (H, W) in [0, 1]; either may be a colour field."""
     if first.ndim == 3:
         amount = amount[..., None]
     return first + amount * (second - first)
