@@ -103,6 +103,15 @@ class Verification:
                 f"{self.path}: disagrees with the detector: {'; '.join(self.failures)}"
             )
 
+    def __str__(self) -> str:
+        sizes = sorted({f"{height} x {width}" for _, height, width in self.shapes})
+        worst = ", ".join(f"{name} {value:.1e}" for name, value in self.differences.items())
+        outcome = "agree" if self.passed else "do not agree"
+        return (
+            f"detector and file {outcome} on {self.images} images in {len(self.shapes)} batches of "
+            f"{', '.join(sizes)} pixels; largest differences: {worst}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON; an infinite difference becomes None."""
         differences = {k: v if np.isfinite(v) else None for k, v in self.differences.items()}

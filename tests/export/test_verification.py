@@ -53,6 +53,10 @@ def test_generated_images_pass_in_every_batch_size(masked):
     assert 0 < max(result.differences.values()) < 1e-4  # two engines, never equal to the last bit
     assert result.mask_flips == 0
     assert result.providers == ["CPUExecutionProvider"]
+    assert str(result).startswith(
+        "detector and file agree on 30 images in 10 batches of 64 x 64, 64 x 80 pixels; "
+        "largest differences: score "
+    )
 
 
 def test_probability_may_differ_by_what_the_score_may(masked):
@@ -106,6 +110,7 @@ def test_a_changed_bank_fails(masked, tampered):
     path = tampered(masked.path, scale_initialiser(bank, 0.9))
     result = verify(masked.detector, path, batch_sizes=[1], threads=1)
     assert result.differences["score"] > 1e-3
+    assert str(result).startswith("detector and file do not agree on ")
     assert any(failure.startswith("golden: ") for failure in result.failures)
     with pytest.raises(VerificationError, match=r"disagrees.*score differs by .*allowed 1e-05"):
         result.raise_if_failed()

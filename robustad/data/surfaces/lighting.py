@@ -143,9 +143,7 @@ class Shot:
         array, (size, size, 3), uint8
             RGB with a gamma of about 2.2; `size` is the view's divided by `factor`.
         """
-        slope_y: Field
-        slope_x: Field
-        slope_y, slope_x = np.gradient(surface.height, view.pixel)
+        slope_y, slope_x = (np.asarray(g) for g in np.gradient(surface.height, view.pixel))
         flat, up = math.cos(self.elevation), math.sin(self.elevation)
         lit = up - (flat * math.cos(self.azimuth)) * slope_x
         lit -= (flat * math.sin(self.azimuth)) * slope_y

@@ -49,7 +49,8 @@ def blob(
     distance = np.hypot(p / ratio, q * ratio) - radius
     cells = min(max(int(EXTENT / radius), 4), 48)
     wobble = noise(rng, view.size, cells) + 0.5 * noise(rng, view.size, 3 * cells)
-    return distance + (ragged * radius) * wobble
+    out: Field = distance + (ragged * radius) * wobble
+    return out
 
 
 def frame(view: View, origin: tuple[float, float], angle: float) -> tuple[Field, Field]:

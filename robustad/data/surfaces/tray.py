@@ -125,7 +125,9 @@ class Tray(Scene):
         x, y = x - self.shift[part, 0], y - self.shift[part, 1]
         nut, body = self._nut(part, x, y)
         there = body * self.seated[part]
-        metal = ZINC * (self.tone[part] * (1 + 0.05 * self.rough + 0.04 * self.haze))[..., None]
+        metal: Field = (
+            ZINC * (self.tone[part] * (1 + 0.05 * self.rough + 0.04 * self.haze))[..., None]
+        )
         metal = mix(metal, ZINC * 0.5, self.bite)
         shine = 0.5 * self.tone[part] * (1 - 0.8 * self.bite)
         return Surface(
