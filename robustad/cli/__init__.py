@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from typing import TextIO
 
 from robustad.errors import RobustadError, VerificationError
 
@@ -30,7 +31,14 @@ def main() -> None:
         _fail("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
 
 
-def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     # Warnings of our own are meant for the person at the terminal; those of libraries are not.
     if category is UserWarning:
         print(f"robustad: warning: {message}", file=sys.stderr)

@@ -69,8 +69,9 @@ def cosine_nn(
     k : int in 1..M, default 1
         Number of neighbours.
     precision : {"fp32", "bf16"}, default "fp32"
-        Precision of the search. With "bf16" a coarse pass finds candidates and all that lie within
-        its error bound are rescored in float32, so the result stays exact.
+        Precision of the search. With "bf16" a coarse pass finds candidates, which are rescored in
+        float32; a query that its error bound cannot settle is searched again in float32, so the
+        result stays exact. It pays only on hardware that multiplies bf16 faster.
 
     Returns
     -------
