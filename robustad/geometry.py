@@ -15,6 +15,9 @@ from robustad.errors import InputError
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
+# About 0.8 GB in float32: no detector scores more at once.
+MAX_PIXELS = 1 << 26
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -60,10 +63,22 @@ class Geometry:
             )
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after resizing, before the crop."""
+        """Height and width after resizing, before the crop.
+
+        Raises
+        ------
+        InputError
+            If that would be more than `MAX_PIXELS`, as for a strip of very unequal edges.
+        """
         if self.square:
             return self.size, self.size
         scale = self.size / min(height, width)
+        if scale * scale * height * width > MAX_PIXELS:
+            raise InputError(
+                f"an image of {height} x {width} pixels would be resized to about "
+                f"{height * scale:.0f} x {width * scale:.0f}, more than {MAX_PIXELS} pixels; "
+                "cut it into pieces or use square=True"
+            )
         return max(self.size, round(height * scale)), max(self.size, round(width * scale))
 
     def crop(self, height: int, width: int) -> tuple[int, int, int, int]:

@@ -25,11 +25,14 @@ FOLDERS = [
 # Mean and standard deviation of three normal images, mean share of the masks of one image a kind.
 # No hashes: mathematical libraries differ in the last bit.
 GOLDEN = {
-    "cloth": (0.5010, 0.0809, 0.01733),
-    "metal": (0.4673, 0.1485, 0.01731),
-    "print": (0.7052, 0.1424, 0.02487),
+    "cloth": (0.5010, 0.0810, 0.01710),
+    "metal": (0.4673, 0.1485, 0.01743),
+    "print": (0.7042, 0.1433, 0.02480),
     "tray": (0.3472, 0.1297, 0.01936),
 }
+
+# Everything of the default data set but its size, to halve the time.
+SIZE = 192
 
 
 def images(samples):
@@ -75,13 +78,13 @@ def test_no_images_asked_for():
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_an_image_depends_on_nothing_but_its_name(category):
     few = load_surfaces(category, size=64, train=2, test_good=1, per_defect=1)
-    many = load_surfaces(category, size=64, train=4, test_good=2, per_defect=2)
+    many = load_surfaces(category, size=64, train=3, test_good=2, per_defect=2)
     by_name = {sample.name: sample for sample in (*many.train, *many.test)}
     for sample in (*few.train, *few.test):
         assert np.array_equal(sample.image, by_name[sample.name].image)
         assert np.array_equal(sample.read_mask(), by_name[sample.name].read_mask())
     # Rendered once more, alone and in the opposite order.
-    for sample in reversed((*many.train, *many.test)):
+    for sample in reversed((*many.train[:2], *many.test[::3])):
         folder, _, index = sample.name.rpartition("/")
         assert np.array_equal(render(category, folder, int(index), size=64).image, sample.image)
 
@@ -105,7 +108,7 @@ def test_images_seeds_and_splits_differ(category):
 @pytest.mark.parametrize(("category", "folder"), FOLDERS)
 def test_mask_is_where_image_and_clean_twin_differ(category, folder):
     for index in range(2):
-        rendered = render(category, folder, index, size=128)
+        rendered = render(category, folder, index, size=SIZE)
         difference = np.abs(rendered.image.astype(int) - rendered.clean).max(axis=-1)
         assert difference[~rendered.mask].max() <= VISIBLE
         if folder.endswith("good"):
@@ -171,7 +174,7 @@ def test_single_precision_throughout(category):
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_trivial_methods_fail(category):
-    data = load_surfaces(category)
+    data = load_surfaces(category, size=SIZE)
     labels = [sample.label for sample in data.test]
     for name, scores in difference_scores(images(data.train), images(data.test)).items():
         assert auroc(scores, labels) < 0.75, name
@@ -184,8 +187,8 @@ def test_trivial_methods_fail(category):
 def test_local_features_succeed(category):
     from robustad.detectors import AnomalyDINO
 
-    data = load_surfaces(category)
-    detector = AnomalyDINO("filters", image_size=256).fit(images(data.train[:4]))
+    data = load_surfaces(category, size=SIZE)
+    detector = AnomalyDINO("filters", image_size=SIZE).fit(images(data.train[:4]))
     test = [
         sample for sample in data.test if int(sample.name[-3:]) < (9 if sample.label == 0 else 3)
     ]

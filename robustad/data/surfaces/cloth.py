@@ -13,14 +13,14 @@ from robustad.data.surfaces.lighting import Rig, Surface
 from robustad.data.surfaces.pose import View
 from robustad.data.surfaces.scene import Scene
 from robustad.data.surfaces.shapes import blob, coverage, spot, stroke
-from robustad.data.surfaces.texture import Field, fractal, mix, noise, smoothstep
+from robustad.data.surfaces.texture import Field, colour, fractal, mix, noise, smoothstep
 
 PITCH = 8.0  # distance between threads, in units
 THREADS = 48  # threads with drawn properties each way; more than the image ever shows
 CROWN = 1.1  # how far a thread rises and dips, in units
-WARP = np.array([0.115, 0.165, 0.235], np.float32)
-WEFT = np.array([0.36, 0.35, 0.315], np.float32)
-TABLE = np.array([0.135, 0.075, 0.035], np.float32)
+WARP = colour(0.115, 0.165, 0.235)
+WEFT = colour(0.36, 0.35, 0.315)
+TABLE = colour(0.135, 0.075, 0.035)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +103,16 @@ class Weave(Scene):
         covered = np.maximum(body_warp * above, body_weft * (1 - above))
         tone_warp = self.tone[0][warp] * (1 + 0.10 * twist_warp)
         tone_weft = self.tone[1][weft] * (1 + 0.10 * twist_weft)
-        albedo = mix(WEFT * tone_weft[..., None], WARP * tone_warp[..., None], above)
-        albedo *= (1 + 0.07 * self.fibre)[..., None]
-        albedo = mix(np.broadcast_to(TABLE, albedo.shape), albedo, covered)
+        albedo = mix(WEFT * tone_weft, WARP * tone_warp, above)
+        albedo *= 1 + 0.07 * self.fibre
+        albedo = mix(TABLE, albedo, covered)
         height = np.maximum(top_warp, top_weft) + 0.05 * self.fibre + self.bump
         height += 0.1 * np.where(above > 0.5, twist_warp, twist_weft) * covered
         return Surface(
             albedo=np.clip(albedo, 0.0, 1.0),
             height=height,
             gloss=0.035 * covered,
-            tint=np.ones(3, np.float32),
+            tint=colour(1, 1, 1),
             roughness=(0.5, 0.5),
         )
 
@@ -147,7 +147,7 @@ class Weave(Scene):
             self.view,
             self.surface,
             area=(0.01, 0.05),
-            colour=(0.32, 0.2, 0.1),
+            tinge=colour(0.32, 0.2, 0.1),
             strength=(0.5, 1.0),
             rim=0.2,
         )
@@ -214,9 +214,9 @@ class Weave(Scene):
         )
         half = rng.uniform(1.3, 2.2)
         body = smoothstep(np.abs(across), float(half) + 0.4, float(half) - 0.4) * (taper > 0.02)
-        colour = WARP + (WEFT - WARP) * rng.uniform(0.1, 1.0)
+        dye = WARP + (WEFT - WARP) * rng.uniform(0.1, 1.0)
         strand = 1 + 0.15 * np.sin(2 * math.pi * (view.u + view.v + 2 * across) / 3.5)
-        yarn = colour * (strand * (1 + 0.06 * self.fibre))[..., None]
+        yarn = dye * (strand * (1 + 0.06 * self.fibre))
         round_ = np.sqrt(np.maximum(1.0 - (across / (half + 0.4)) ** 2, 0.0))
         return replace(
             surface,

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from robustad.data.surfaces.lighting import Surface
 from robustad.data.surfaces.pose import View
@@ -20,7 +19,7 @@ def stained(
     surface: Surface,
     *,
     area: tuple[float, float],
-    colour: tuple[float, float, float],
+    tinge: Field,
     strength: tuple[float, float],
     rim: float = 0.35,
     ragged: float = 0.12,
@@ -40,7 +39,7 @@ def stained(
         The clean surface.
     area : (float, float)
         Range of the stain's area as a share of the image.
-    colour : (float, float, float)
+    tinge : array, (3, 1, 1)
         What full strength multiplies the albedo by.
     strength : (float, float)
         Range of the strength in [0, 1].
@@ -65,12 +64,10 @@ def stained(
     if within is not None:
         amount = amount * within
     amount = np.clip(amount, 0.0, 1.0)
-    tinted = surface.albedo * np.asarray(colour, np.float32)
     return replace(
         surface,
-        albedo=mix(surface.albedo, tinted, amount),
+        albedo=mix(surface.albedo, surface.albedo * tinge, amount),
         gloss=surface.gloss * (1.0 + (gloss - 1.0) * amount),
-        tint=surface.tint,
     )
 
 
@@ -83,7 +80,7 @@ def scratched(
     width: tuple[float, float],
     depth: tuple[float, float],
     angle: tuple[float, float] = (0.0, math.pi),
-    bare: npt.NDArray[np.float32] | None = None,
+    bare: Field | None = None,
     strength: float = 0.7,
     gloss: float = 0.0,
     count: int = 1,
@@ -102,7 +99,7 @@ def scratched(
         Ranges in units.
     angle : (float, float)
         Range of the direction in radians.
-    bare : array, (3,), float32, optional
+    bare : array, (3, 1, 1), optional
         Albedo of what comes to light; the surface's own when left out.
     strength : float
         How much of it comes to light, in [0, 1].

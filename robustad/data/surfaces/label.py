@@ -15,13 +15,13 @@ from robustad.data.surfaces.lighting import Rig, Surface
 from robustad.data.surfaces.pose import EXTENT, View
 from robustad.data.surfaces.scene import Scene
 from robustad.data.surfaces.shapes import blob, coverage, spot
-from robustad.data.surfaces.texture import Field, fractal, noise
+from robustad.data.surfaces.texture import Field, colour, fractal, noise
 
-PAPER = np.array([0.74, 0.715, 0.655], np.float32)
+PAPER = colour(0.74, 0.715, 0.655)
 # What each ink multiplies the paper by: blue, red, black.
-INKS = np.array([[0.07, 0.16, 0.42], [0.78, 0.16, 0.09], [0.055, 0.055, 0.06]], np.float32)
+INKS = colour(0.07, 0.16, 0.42), colour(0.78, 0.16, 0.09), colour(0.055, 0.055, 0.06)
 BLUE, RED, BLACK = 0, 1, 2
-TITLE = tuple(line("FERROX", x=-99, y=-73, height=27, weight=5.2))
+TITLE = tuple(line("SAMPLE", x=-99, y=-73, height=27, weight=5.2))
 TEXT = (
     *line("LOT 47-B", x=-109, y=-28, height=15, weight=2.8),
     *line("08/27", x=38, y=-28, height=15, weight=2.8),
@@ -83,14 +83,13 @@ class Label(Scene):
         )
 
     def inks(self, plates: tuple[Plate, ...] | None = None) -> Field:
-        """Coverage (H, W, 3) of each ink in [0, 1], as the plates would print it on this label."""
+        """Coverage (3, H, W) of each ink in [0, 1], as the plates would print it on this label."""
         plates = _plates(self.view.size) if plates is None else plates
         return np.stack(
             [
                 plate.look(self.x + self.register[i, 0], self.y + self.register[i, 1])
                 for i, plate in enumerate(plates)
-            ],
-            axis=-1,
+            ]
         )
 
     def raster(self) -> Surface:
@@ -100,15 +99,15 @@ class Label(Scene):
     def printed(self, inks: Field) -> Surface:
         """Lay the inks on the paper."""
         uneven = 1 + 0.03 * self.mottle + 0.025 * self.fibre
-        albedo = PAPER * (1 + 0.025 * self.fibre + 0.012 * self.mottle)[..., None]
-        for i, colour in enumerate(INKS):
-            amount = np.clip(inks[..., i] * self.density[i] * uneven, 0.0, 1.0)
-            albedo = albedo * (1 - amount[..., None] * (1 - colour))
+        albedo = PAPER * (1 + 0.025 * self.fibre + 0.012 * self.mottle)
+        for i, ink in enumerate(INKS):
+            amount = np.clip(inks[i] * self.density[i] * uneven, 0.0, 1.0)
+            albedo = albedo * (1 - amount * (1 - ink))
         return Surface(
             albedo=np.clip(albedo, 0.0, 1.0),
             height=self.wave + 0.05 * self.fibre,
-            gloss=0.03 + 0.04 * inks.max(axis=-1),
-            tint=np.ones(3, np.float32),
+            gloss=0.03 + 0.04 * inks.max(axis=0),
+            tint=colour(1, 1, 1),
             roughness=(0.2, 0.2),
         )
 
@@ -137,7 +136,7 @@ class Label(Scene):
             self.view,
             self.surface,
             area=(0.01, 0.05),
-            colour=(0.66, 0.43, 0.22),
+            tinge=colour(0.66, 0.43, 0.22),
             strength=(0.5, 0.95),
             rim=0.25,
         )
@@ -158,7 +157,7 @@ class Label(Scene):
         )
         strength = rng.uniform(0.5, 0.8)
         inks = self.inks()
-        return self.printed(np.maximum(inks, strength * where[..., None] * moved.inks()))
+        return self.printed(np.maximum(inks, strength * where * moved.inks()))
 
     def _smear(self, rng: np.random.Generator) -> Surface:
         """Wipe over ink that has not dried."""
@@ -175,7 +174,7 @@ class Label(Scene):
             )
             wiped += 0.2 * moved.inks()
         dragged = np.maximum(0.6 * clean, 0.2 * clean + 0.75 * wiped)
-        return self.printed(clean + where[..., None] * (dragged - clean))
+        return self.printed(clean + where * (dragged - clean))
 
     def _misprint(self, rng: np.random.Generator) -> Surface:
         """Leave out or exchange characters, or print a motif wrongly."""

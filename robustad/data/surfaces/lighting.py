@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from robustad.data.surfaces.pose import EXTENT, View
-from robustad.data.surfaces.texture import Field
+from robustad.data.surfaces.texture import Field, colour
 
 SHADOW_STEPS = 10
 
@@ -21,13 +21,13 @@ class Surface:
 
     Attributes
     ----------
-    albedo : array, (H, W, 3), float32 in [0, 1]
-        Diffuse reflectance, linear.
+    albedo : array, (3, H, W), float32 in [0, 1]
+        Diffuse reflectance, linear. Colours come first: arithmetic with (H, W) is then fast.
     height : array, (H, W), float32
         Relief in units of 1/256 of the image's edge.
     gloss : array, (H, W), float32
         Strength of the mirror-like reflection; 0 is matte.
-    tint : array, (3,), float32
+    tint : array, (3, 1, 1), float32
         Colour of that reflection.
     roughness : (float, float)
         Spread of the micro-slopes along and across `grain`, as in Ward's reflectance model.
@@ -38,7 +38,7 @@ class Surface:
     albedo: Field
     height: Field
     gloss: Field
-    tint: npt.NDArray[np.float32]
+    tint: Field
     roughness: tuple[float, float] = (0.25, 0.25)
     grain: float = 0.0
 
@@ -90,11 +90,11 @@ class Shot:
     rig: Rig
     azimuth: float
     elevation: float
-    gain: Field  # (3,): exposure and colour temperature
+    gain: Field  # (3, 1, 1): exposure and colour temperature
     fall: Field  # (H, W): uneven light, vignetting, dust
     highlight: tuple[float, float]
     blur: float
-    noise: Field  # (size, size, 3)
+    noise: Field  # (3, size, size)
     factor: int
 
     @classmethod
@@ -115,12 +115,12 @@ class Shot:
         highlight = rng.uniform(-0.35, 0.35), rng.uniform(-0.35, 0.35)
         blur = rng.uniform(0.35, 0.6)
         size = view.size // factor
-        grain = rng.standard_normal((size, size, 3), dtype=np.float32)
+        grain = rng.standard_normal((3, size, size), dtype=np.float32)
         return cls(
             rig=rig,
             azimuth=azimuth,
             elevation=elevation,
-            gain=np.array([gain * (1 + warmth), gain * (1 + green), gain * (1 - warmth)], "f4"),
+            gain=colour(gain * (1 + warmth), gain * (1 + green), gain * (1 - warmth)),
             fall=fall,
             highlight=highlight,
             blur=blur,
@@ -153,9 +153,8 @@ class Shot:
             lit *= 1.0 - self.rig.shadow * self._shadow(surface.height, view)
         lit += 0.35 * self._open(surface.height, view)
         mirror = self._mirror(surface, slope_x, slope_y, view) * surface.gloss
-        linear = surface.albedo * lit[..., None]
-        linear += mirror[..., None] * surface.tint
-        linear *= self.fall[..., None]
+        linear = surface.albedo * lit + mirror * surface.tint
+        linear *= self.fall
         linear *= self.gain
         return self._expose(linear)
 
@@ -201,8 +200,8 @@ class Shot:
 
     def _expose(self, linear: Field) -> npt.NDArray[np.uint8]:
         if self.factor > 1:
-            size = linear.shape[0] // self.factor
-            linear = linear.reshape(size, self.factor, size, self.factor, 3).mean(axis=(1, 3))
+            size = linear.shape[1] // self.factor
+            linear = linear.reshape(3, size, self.factor, size, self.factor).mean(axis=(2, 4))
         linear = _soften(linear, self.blur)
         # A gentle shoulder keeps highlights from clipping into flat white.
         grey = np.sqrt(np.maximum(linear, 0.0) / (1.0 + 0.22 * linear**2))
@@ -210,8 +209,8 @@ class Shot:
         grey *= 1.1 - 0.1 * grey
         # Shot noise grows with the signal; in gamma-corrected grey levels it falls with it.
         grey += self.noise * ((self.rig.noise / 255.0) * (1.25 - 0.5 * grey))
-        levels = np.clip(grey, 0.0, 1.0) * 255.0 + 0.5
-        return np.asarray(levels.astype(np.uint8))
+        levels = (np.clip(grey, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+        return np.ascontiguousarray(np.moveaxis(levels, 0, -1))
 
 
 def _dust(rng: np.random.Generator, fall: Field, view: View) -> None:
@@ -229,11 +228,11 @@ def _dust(rng: np.random.Generator, fall: Field, view: View) -> None:
 def _soften(image: Field, amount: float) -> Field:
     """Slight defocus: the binomial filter 1-2-1 along both axes, mixed in by `amount`."""
     for _ in range(2):
-        step = image[1:] - image[:-1]
+        step = image[:, 1:] - image[:, :-1]
         step *= amount / 4
-        image[:-1] += step
-        image[1:] -= step
-        image = image.swapaxes(0, 1)
+        image[:, :-1] += step
+        image[:, 1:] -= step
+        image = image.swapaxes(1, 2)
     return image
 
 

@@ -15,10 +15,10 @@ from robustad.data.surfaces.lighting import Rig, Surface
 from robustad.data.surfaces.pose import EXTENT, View
 from robustad.data.surfaces.scene import Scene
 from robustad.data.surfaces.shapes import blob, coverage, frame, spot
-from robustad.data.surfaces.texture import Field, fractal, mix, noise, sample
+from robustad.data.surfaces.texture import Field, colour, fractal, mix, noise
 
-STEEL = np.array([0.86, 0.87, 0.88], np.float32)
-BURNT = np.array([0.055, 0.05, 0.05], np.float32)
+STEEL = colour(0.86, 0.87, 0.88)
+BURNT = colour(0.055, 0.05, 0.05)
 NUMBER = (
     *line("NR 4072-8E", x=-108, y=36, height=23, weight=3.8),
     *line("1.4301 / 2B", x=-108, y=66, height=13, weight=2.4),
@@ -77,12 +77,17 @@ class Sheet(Scene):
         # The brush turns with the plate; past the field's edge its mirror image continues it.
         rows = (view.v - math.tan(view.angle) * view.u + EXTENT / 2) / view.pixel - 0.5
         rows = (size - 1) - np.abs((size - 1) - np.abs(rows))
-        columns = (view.u + EXTENT / 2) / view.pixel - 0.5
-        both = sample(np.stack([brush, fine], axis=-1), rows, columns)
+        above = np.minimum(rows.astype(np.intp), size - 2)
+        below = rows - above.astype(np.float32)
+
+        def turned(field: Field) -> Field:
+            upper = np.take_along_axis(field, above, axis=0)
+            return mix(upper, np.take_along_axis(field, above + 1, axis=0), below)
+
         return cls(
             view=view,
-            brush=both[..., 0],
-            fine=both[..., 1],
+            brush=turned(brush),
+            fine=turned(fine),
             wave=noise(rng, size, 3) * 0.8,
             mark=_plate(size).look(view.x, view.y),
             burn=rng.uniform(0.72, 0.92),
@@ -93,7 +98,7 @@ class Sheet(Scene):
         """Brush the plate and mark it."""
         burnt = self.mark * self.burn * (1.0 + 0.07 * self.cloud + 0.06 * self.fine)
         burnt = np.clip(burnt, 0.0, 1.0)
-        shade = (0.10 * (1 + 0.16 * self.fine))[..., None] * STEEL
+        shade = 0.10 * (1 + 0.16 * self.fine) * STEEL
         gloss = 0.62 * (1 + 0.13 * self.fine + 0.03 * self.cloud)
         return Surface(
             albedo=mix(shade, BURNT, burnt),
@@ -129,7 +134,7 @@ class Sheet(Scene):
             self.view,
             self.surface,
             area=(0.008, 0.05),
-            colour=(1.0, 0.62, 0.36),
+            tinge=colour(1.0, 0.62, 0.36),
             strength=(0.45, 0.85),
             gloss=0.35,
         )
@@ -156,7 +161,7 @@ class Sheet(Scene):
         rough = 0.25 * noise(rng, self.view.size, 160)
         return replace(
             surface,
-            albedo=mix(surface.albedo, np.array([0.085, 0.07, 0.058], np.float32), deep * eaten),
+            albedo=mix(surface.albedo, colour(0.085, 0.07, 0.058), deep * eaten),
             height=surface.height - eaten * deep * (1.2 + rough),
             gloss=surface.gloss * (1 - 0.8 * deep * eaten),
         )

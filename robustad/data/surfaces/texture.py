@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-# (H, W) or (H, W, C). Always float32, but the type stubs take an array times a number for float64.
+# (H, W), or (3, H, W) for colours. Always float32, which numpy's stubs lose in products with
+# plain numbers.
 Field: TypeAlias = npt.NDArray[np.floating[Any]]
 
 
@@ -61,15 +62,13 @@ def smoothstep(values: Field, low: float, high: float) -> Field:
 
 
 def sample(field: Field, rows: Field, columns: Field) -> Field:
-    """Bilinear look-up of `field` (h, w) or (h, w, C) at fractional pixels, edges repeated."""
-    height, width = field.shape[:2]
+    """Bilinear look-up of `field` (h, w) at fractional pixels, edges repeated."""
+    height, width = field.shape
     row0 = np.clip(np.floor(rows), 0, height - 2).astype(np.int32)
     column0 = np.clip(np.floor(columns), 0, width - 2).astype(np.int32)
     down = np.clip(rows - row0, 0.0, 1.0).astype(np.float32)
     right = np.clip(columns - column0, 0.0, 1.0).astype(np.float32)
-    if field.ndim == 3:
-        down, right = down[..., None], right[..., None]
-    flat = field.reshape(height * width, *field.shape[2:])
+    flat = field.reshape(-1)
     corner = row0 * width + column0
     upper = flat[corner]
     upper = upper + right * (flat[corner + 1] - upper)
@@ -79,10 +78,13 @@ def sample(field: Field, rows: Field, columns: Field) -> Field:
     return out
 
 
+def colour(red: float, green: float, blue: float) -> Field:
+    """Make a linear colour, (3, 1, 1), to be combined with fields (H, W) or (3, H, W)."""
+    return np.array([red, green, blue], np.float32).reshape(3, 1, 1)
+
+
 def mix(first: Field, second: Field, amount: Field) -> Field:
-    """Blend `first` towards `second` by `amount` (H, W) in [0, 1]; either may be a colour field."""
-    if first.ndim == 3:
-        amount = amount[..., None]
+    """Blend `first` towards `second` by `amount` (H, W) in [0, 1]; both may be colours."""
     return first + amount * (second - first)
 
 

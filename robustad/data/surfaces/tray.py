@@ -14,15 +14,15 @@ from robustad.data.surfaces.lighting import Rig, Surface
 from robustad.data.surfaces.pose import View
 from robustad.data.surfaces.scene import Scene
 from robustad.data.surfaces.shapes import blob, coverage, stroke
-from robustad.data.surfaces.texture import Field, fractal, mix, noise, smoothstep
+from robustad.data.surfaces.texture import Field, colour, fractal, mix, noise, smoothstep
 
 STEP = 78.0  # distance between pockets, in units
 POCKET, DEPTH = 28.0, 5.5  # half the width of a pocket, and its depth
 FLAT, CHAMFER, BORE, TALL = 24.0, 23.2, 13.0, 8.5  # a nut: half its width, its rims, its height
-FOAM = np.array([0.055, 0.062, 0.072], np.float32)
-FLOOR = np.array([0.30, 0.215, 0.085], np.float32)  # two-tone foam, to make empty pockets show
-ZINC = np.array([0.31, 0.315, 0.32], np.float32)
-SHINE = np.array([0.95, 0.97, 1.0], np.float32)
+FOAM = colour(0.055, 0.062, 0.072)
+FLOOR = colour(0.30, 0.215, 0.085)  # two-tone foam, to make empty pockets show
+ZINC = colour(0.31, 0.315, 0.32)
+SHINE = colour(0.95, 0.97, 1.0)
 
 
 Index = npt.NDArray[np.intp]
@@ -119,15 +119,13 @@ class Tray(Scene):
         part, x, y = self.cells()
         wall = _hexagon(x, y) - POCKET
         pocket = coverage(wall, 2.4)
-        foam = mix(np.broadcast_to(FOAM, (*x.shape, 3)), FLOOR, coverage(wall, 1.2))
-        foam = foam * (1 + 0.07 * self.grain + 0.05 * self.haze)[..., None]
+        foam = mix(FOAM, FLOOR, coverage(wall, 1.2))
+        foam = foam * (1 + 0.07 * self.grain + 0.05 * self.haze)
         ground = 0.16 * self.grain - DEPTH * pocket
         x, y = x - self.shift[part, 0], y - self.shift[part, 1]
         nut, body = self._nut(part, x, y)
         there = body * self.seated[part]
-        metal: Field = (
-            ZINC * (self.tone[part] * (1 + 0.05 * self.rough + 0.04 * self.haze))[..., None]
-        )
+        metal: Field = ZINC * (self.tone[part] * (1 + 0.05 * self.rough + 0.04 * self.haze))
         metal = mix(metal, ZINC * 0.5, self.bite)
         shine = 0.5 * self.tone[part] * (1 - 0.8 * self.bite)
         return Surface(
@@ -174,7 +172,7 @@ class Tray(Scene):
             self.view,
             self.surface,
             area=(0.004, 0.012),
-            colour=(0.85, 0.33, 0.09),
+            tinge=colour(0.85, 0.33, 0.09),
             strength=(0.45, 0.95),
             ragged=0.45,
             rim=0.1,

@@ -1,0 +1,67 @@
+"""The documents' examples run, and their figures are those of the committed result files."""
+
+import doctest
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python_blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+def test_readme_example_runs(tmp_path, monkeypatch, capsys):
+    from robustad import data
+    from robustad.data.surfaces import Surfaces
+
+    small = Surfaces(size=64, train=4, test_good=6, per_defect=2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "load", lambda name, category: small.load(category))
+    first, second = python_blocks("README.md")
+    names: dict[str, object] = {}
+    exec(first.replace("image_size=256", "image_size=64"), names)
+    clean, worst = map(float, capsys.readouterr().out.split())
+    assert 0 <= worst <= clean <= 1
+    from PIL import Image
+
+    Image.fromarray(small.load("cloth").test[0].image).save("part.png")
+    exec(second, names)
+    assert "'verdict'" in capsys.readouterr().out
+
+
+def test_detector_page_examples_run():
+    failed, tried = doctest.testfile(str(ROOT / "docs" / "detector.md"), module_relative=False)
+    assert tried > 3
+    assert failed == 0
+
+
+def test_figures_are_those_of_the_result_files():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/render_results.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_readme_names_every_test_folder_and_benchmark():
+    text = (ROOT / "README.md").read_text()
+    for path in [*(ROOT / "tests").iterdir(), *(ROOT / "benchmarks").glob("bench_*.py")]:
+        if path.is_dir() and path.name != "__pycache__":
+            assert f"tests/{path.name}/" in text, path.name
+        elif path.name.startswith("bench_"):
+            assert path.name in text, path.name
