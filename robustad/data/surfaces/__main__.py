@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 GAP, CAPTION = 4, 14  # pixels between the tiles and for the words above them
-COLOURS = 256  # a palette keeps the file small
+COLOURS = 256  # a palette keeps the file small; maximum coverage keeps rare hues
 
 
-def contact_sheet(*, tile: int = 140, seed: int = 0, index: int = 0) -> PILImage:
+def contact_sheet(*, tile: int = 150, seed: int = 0, index: int = 0) -> PILImage:
     """Lay out a normal image and every kind of defect of each category, with the masks below.
 
     Parameters
     ----------
-    tile : int, default 140
+    tile : int, default 150
         Edge of each image in the sheet; they are rendered at 256 pixels and reduced.
     seed : int, default 0
         Seed of the data.
@@ -53,7 +53,7 @@ def contact_sheet(*, tile: int = 140, seed: int = 0, index: int = 0) -> PILImage
             for line, pixels in enumerate((rendered.image, mask)):
                 picture = pil.fromarray(pixels).resize((tile, tile), pil.Resampling.BOX)
                 sheet.paste(picture, (left, top + CAPTION + line * (tile + GAP)))
-    out: PILImage = sheet.quantize(COLOURS, dither=pil.Dither.NONE)
+    out: PILImage = sheet.quantize(COLOURS, method=pil.Quantize.MAXCOVERAGE)
     return out
 
 
@@ -63,7 +63,7 @@ if __name__ == "__main__":
         description="Write a contact sheet of the generated data set.",
     )
     parser.add_argument("out", help="image file to write, for example surfaces.png")
-    parser.add_argument("--tile", type=int, default=140, help="edge of each image in pixels")
+    parser.add_argument("--tile", type=int, default=150, help="edge of each image in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--index", type=int, default=0, help="number of the images shown")
     arguments = parser.parse_args()

@@ -43,6 +43,8 @@ class Weave(Scene):
         Relative thickness: slubs.
     fibre : array, (H, W)
         Fine irregularity of the yarn.
+    bump : array, (H, W)
+        Slow relief of the cloth, in units.
     """
 
     DEFECTS: ClassVar[tuple[str, ...]] = ("hole", "loose_thread", "missing_thread", "snag", "stain")
@@ -130,7 +132,7 @@ class Weave(Scene):
         round_ = np.sqrt(np.maximum(1.0 - (across / np.maximum(half, 1e-3)) ** 2, 0.0))
         body = smoothstep(half - np.abs(across), -0.02, 0.06) * present
         height = CROWN * up + 2.2 * (round_ - 1.0)
-        return np.where(body > 0.05, height, (-5.0)), body
+        return np.where(body > 0.05, height, -5.0), body
 
     def damaged(self, kind: str, rng: np.random.Generator) -> Surface:
         """Add a defect."""
