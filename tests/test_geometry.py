@@ -277,6 +277,8 @@ def test_a_map_of_another_shape_is_refused(shape):
 
 def test_a_strip_that_would_fill_the_memory_is_refused():
     strip = np.zeros((1, 5000, 3), np.float32)
-    with pytest.raises(InputError, match=r"1 x 5000 pixels would be resized to about 448 x 2240000"):
+    with pytest.raises(
+        InputError, match=r"1 x 5000 pixels would be resized to about 448 x 2240000"
+    ):
         Geometry(size=448).apply(strip)
     assert Geometry(size=448, square=True).apply(strip).shape == (448, 448, 3)
