@@ -70,7 +70,8 @@ def headline(document: dict[str, Any]) -> str:
     rows = []
     for name, one in document["sets"].items():
         for shots, found in one["figures"].items():
-            label = f"{name}, {'all' if shots == 'full' else shots} normal images"
+            count = {"1": "1 normal image", "full": "all normal images"}
+            label = f"{name}, {count.get(shots, f'{shots} normal images')}"
             auroc = [number(found["conditions"][c]["auroc"]) for c in CONDITIONS]
             ece = [number(found["calibration"][w]["ece_positive"]) for w in ("before", "after")]
             rows.append([label, *auroc, *ece])
