@@ -17,11 +17,12 @@ HEAVY = (
 )
 
 
+# Subprocesses run with -P: the installed package, not the source tree in the working folder.
 def imported_by(*statements):
     """Modules loaded in a fresh interpreter by `statements`."""
     code = "; ".join([*statements, "import json, sys", "print(json.dumps(list(sys.modules)))"])
     out = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        [sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True
     ).stdout
     return set(json.loads(out.splitlines()[-1]))
 
@@ -35,7 +36,9 @@ def test_the_package_loads_in_no_time():
         code = (
             "import time; t = time.perf_counter(); import robustad; print(time.perf_counter() - t)"
         )
-        out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+        out = subprocess.run(
+            [sys.executable, "-P", "-c", code], check=True, capture_output=True
+        ).stdout
         return float(out)
 
     start = time.monotonic()
@@ -67,7 +70,7 @@ def test_kernels_load_without_triton():
         "import sys; sys.modules['triton'] = None; import robustad.kernels; "
         "assert robustad.kernels.triton_available() in (True, False)"
     )
-    blocked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    blocked = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert blocked.returncode == 0, blocked.stderr
     assert not {name for name in imported_by("import robustad.kernels") if "triton" in name}
 

@@ -271,7 +271,7 @@ def test_without_onnxruntime(exported, monkeypatch):
 
 def run_python(code, *arguments):
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [sys.executable, "-P", "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
