@@ -1,0 +1,2 @@
+#include "topk_mean.h"
+int main() { return 0; }
