@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "bindings.h"
 #include "topk_mean.h"
 
 namespace py = pybind11;
@@ -43,4 +44,5 @@ PYBIND11_MODULE(_C, m) {
     m.def("topk_mean", &topk_mean, py::arg("scores").noconvert(), py::arg("k"),
           "Mean of the k largest values a row, and their columns: (rows, columns) float32 -> "
           "(rows,) float32, (rows, k) int64.");
+    bind_cosine_nn(m);
 }

@@ -4,3 +4,23 @@ import numpy.typing as npt
 def topk_mean(
     scores: npt.NDArray[np.float32], k: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]: ...
+def cosine_nn_paths() -> list[str]: ...
+def cosine_nn_packed_bytes(rows: int, dim: int) -> int: ...
+def cosine_nn_pack(
+    unit: int, rows: int, dim: int, packed: int, threads: int, path: str = ""
+) -> None: ...
+def cosine_nn_packed_for(packed: int, bytes: int, rows: int, dim: int, path: str = "") -> bool: ...
+def cosine_nn_search(
+    queries: int,
+    count: int,
+    dim: int,
+    unit: int,
+    rows: int,
+    packed: int,
+    bytes: int,
+    k: int,
+    distances: int,
+    indices: int,
+    threads: int,
+    path: str = "",
+) -> None: ...

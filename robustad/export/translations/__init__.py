@@ -12,4 +12,6 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
     dict
         From an operator's overload to an onnxscript function.
     """
-    return {}
+    from robustad.export.translations import cosine_nn
+
+    return {**cosine_nn.translations()}

@@ -1,0 +1,6 @@
+// One function a topic: each adds its own part to `robustad._C`.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+void bind_cosine_nn(pybind11::module_& m);
