@@ -10,9 +10,11 @@ def translations() -> dict[Any, Callable[..., Any]]:
     ONNX has no two-pass search, so the whole matrix of similarities is formed; the packed copy of
     the bank is left out. Lengths of queries are expected in 1e-12 .. 1e19.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
     from robustad.ops import _cosine_nn
+
+    op: Any = opset18
 
     def pack(unit: Any) -> Any:
         empty = op.Constant(value_floats=[0.0])
