@@ -22,6 +22,14 @@ std::vector<std::string> paths() {
     return names;
 }
 
+bool normalise(std::uintptr_t vectors, std::int64_t rows, std::int64_t dim, std::uintptr_t unit,
+               int threads, const std::string& path) {
+    const robustad::CosineNnPath& chosen = robustad::cosine_nn_path(path);
+    py::gil_scoped_release release;
+    return robustad::cosine_nn_normalise(chosen, reinterpret_cast<const float*>(vectors), rows,
+                                         dim, reinterpret_cast<float*>(unit), threads);
+}
+
 void pack(std::uintptr_t unit, std::int64_t rows, std::int64_t dim, std::uintptr_t packed,
           int threads, const std::string& path) {
     const robustad::CosineNnPath& chosen = robustad::cosine_nn_path(path);
@@ -62,6 +70,9 @@ void bind_cosine_nn(py::module_& m) {
     m.def("cosine_nn_paths", &paths, "Instruction sets this machine has, the fastest first.");
     m.def("cosine_nn_packed_bytes", &robustad::cosine_nn_packed_bytes, py::arg("rows"),
           py::arg("dim"), "Size of a packed bank, the same for all paths.");
+    m.def("cosine_nn_normalise", &normalise, py::arg("vectors"), py::arg("rows"), py::arg("dim"),
+          py::arg("unit"), py::arg("threads"), py::arg("path") = "",
+          "Writes rows at length 1; returns whether all were finite.");
     m.def("cosine_nn_pack", &pack, py::arg("unit"), py::arg("rows"), py::arg("dim"),
           py::arg("packed"), py::arg("threads"), py::arg("path") = "",
           "Packs unit vectors for the coarse pass.");

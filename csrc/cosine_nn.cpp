@@ -97,45 +97,77 @@ std::int32_t kth_largest(const CosineNnPath& path, const std::int32_t* maxima, s
     return top.back();
 }
 
-// What one thread needs to refine queries.
-struct Scratch {
-    std::unique_ptr<std::int32_t[]> places;
-    std::unique_ptr<float[]> products;  // of a group's rows
-    std::unique_ptr<float[]> kept;      // the best k
-    std::vector<std::int32_t> top;
-};
-
 struct Bank {
     const float* unit;
     std::int64_t rows, dim, groups, group_rows;
 };
 
-void refine(const CosineNnPath& path, const float* query, double error, const Bank& bank,
-            const std::int32_t* maxima, Best best, Scratch& scratch) {
-    const std::int32_t bar = kth_largest(path, maxima, bank.groups, best.k, scratch.top);
-    const double margin = error * path.one + 2;
-    const double low = std::max(static_cast<double>(bar) - 2 * margin,
-                                static_cast<double>(std::numeric_limits<std::int32_t>::min()));
-    std::int32_t* places = scratch.places.get();
-    const std::int64_t found =
-        path.at_least(maxima, bank.groups, static_cast<std::int32_t>(std::floor(low)), places);
-    // The group at the top first: what it holds usually rules out the others.
-    std::int64_t first = 0;
-    for (std::int64_t i = 1; i < found; ++i)
-        if (maxima[places[i]] > maxima[places[first]]) first = i;
-    std::swap(places[0], places[first]);
-    for (std::int64_t i = 0; i < found; ++i) {
-        const std::int32_t group = places[i];
-        if (best.full() &&
-            maxima[group] + margin < static_cast<double>(best.products[best.k - 1]) * path.one)
-            continue;
-        const std::int64_t row = group * bank.group_rows;
-        const std::int64_t rows = std::min(bank.group_rows, bank.rows - row);
-        if (rows <= 0) continue;
-        path.dots(query, bank.unit + row * bank.dim, rows, bank.dim, scratch.products.get());
-        for (std::int64_t j = 0; j < rows; ++j) best.offer(scratch.products[j], row + j);
+// Queries refined together: what several of them must look at is read once.
+constexpr std::int64_t kTogether = 32;
+
+// Refines a few queries at a time in one thread.
+class Refiner {
+  public:
+    Refiner(const CosineNnPath& path, const Bank& bank, std::int64_t k)
+        : path_(path), bank_(bank), k_(k), places_(buffer<std::int32_t>(bank.groups)),
+          products_(buffer<float>(bank.group_rows)), kept_(buffer<float>(kTogether * k)) {}
+
+    // queries: [count, dim], unit; errors: bounds of their coarse scores; maxima: [count, stride].
+    // indices: [count, k]. products(i): the k best of query i, falling.
+    void run(const float* queries, const double* errors, std::int64_t count,
+             const std::int32_t* maxima, std::int64_t stride, std::int64_t* indices) {
+        Best best[kTogether];
+        double margins[kTogether];
+        pairs_.clear();
+        for (std::int64_t i = 0; i < count; ++i) {
+            best[i] = {&kept_[i * k_], indices + i * k_, k_, 0};
+            margins[i] = errors[i] * path_.one + 2;
+            const std::int32_t* own = maxima + i * stride;
+            const std::int32_t bar = kth_largest(path_, own, bank_.groups, k_, top_);
+            const double low = std::max(static_cast<double>(bar) - 2 * margins[i],
+                                        double{std::numeric_limits<std::int32_t>::min()});
+            const std::int64_t found = path_.at_least(
+                own, bank_.groups, static_cast<std::int32_t>(std::floor(low)), places_.get());
+            // The group at the top first: what it holds usually rules out the others.
+            std::int64_t first = 0;
+            for (std::int64_t j = 1; j < found; ++j)
+                if (own[places_[j]] > own[places_[first]]) first = j;
+            score(queries + i * bank_.dim, places_[first], best[i]);
+            for (std::int64_t j = 0; j < found; ++j)
+                if (j != first && open(own[places_[j]], margins[i], best[i]))
+                    pairs_.emplace_back(places_[j], static_cast<std::int32_t>(i));
+        }
+        std::sort(pairs_.begin(), pairs_.end());
+        for (const auto& [group, i] : pairs_)
+            if (open(maxima[i * stride + group], margins[i], best[i]))
+                score(queries + i * bank_.dim, group, best[i]);
     }
-}
+
+    const float* products(std::int64_t i) const { return &kept_[i * k_]; }
+
+  private:
+    // Whether a group of this maximum may hold one of the k best.
+    bool open(std::int32_t maximum, double margin, const Best& best) const {
+        return !best.full() ||
+               maximum + margin >= static_cast<double>(best.products[k_ - 1]) * path_.one;
+    }
+
+    void score(const float* query, std::int32_t group, Best& best) {
+        const std::int64_t row = group * bank_.group_rows;
+        const std::int64_t rows = std::min(bank_.group_rows, bank_.rows - row);
+        path_.dots(query, bank_.unit + row * bank_.dim, rows, bank_.dim, products_.get());
+        for (std::int64_t j = 0; j < rows; ++j) best.offer(products_[j], row + j);
+    }
+
+    const CosineNnPath& path_;
+    const Bank& bank_;
+    const std::int64_t k_;
+    std::unique_ptr<std::int32_t[]> places_;  // groups that may hold one of the best
+    std::unique_ptr<float[]> products_;       // of one group's rows
+    std::unique_ptr<float[]> kept_;           // the best k of each query
+    std::vector<std::int32_t> top_;
+    std::vector<std::pair<std::int32_t, std::int32_t>> pairs_;  // group, query
+};
 
 const Header& header_of(const unsigned char* packed) {
     return *reinterpret_cast<const Header*>(packed);
@@ -171,6 +203,16 @@ const CosineNnPath& cosine_nn_path(const std::string& name) {
 std::size_t cosine_nn_packed_bytes(std::int64_t rows, std::int64_t dim) {
     return kHeader + static_cast<std::size_t>(round_up(rows, kRowPad)) *
                          static_cast<std::size_t>(round_up(dim, kDimPad)) * sizeof(std::uint16_t);
+}
+
+bool cosine_nn_normalise(const CosineNnPath& path, const float* vectors, std::int64_t rows,
+                         std::int64_t dim, float* unit, int threads) {
+    bool finite = true;
+#pragma omp parallel for schedule(static) reduction(&& : finite) num_threads(threads) \
+    if (static_cast<double>(rows) * static_cast<double>(dim) > kSerial)
+    for (std::int64_t row = 0; row < rows; ++row)
+        finite = path.normalise(vectors + row * dim, dim, unit + row * dim) && finite;
+    return finite;
 }
 
 void cosine_nn_pack(const CosineNnPath& path, const float* unit, std::int64_t rows,
@@ -274,27 +316,26 @@ void cosine_nn_search(const CosineNnPath& path, const float* queries, std::int64
                                 &maxima[b * block * stride + first], stride);
             }
             path.leave();
-            Scratch scratch{buffer<std::int32_t>(groups), buffer<float>(bank.group_rows),
-                            buffer<float>(k), {}};
-#pragma omp for schedule(dynamic, 16)
-            for (std::int64_t i = 0; i < now; ++i) {
-                float* distance = distances + (start + i) * k;
-                std::int64_t* index = indices + (start + i) * k;
-                if (!finite[i]) {
-                    for (std::int64_t j = 0; j < k; ++j) {
-                        distance[j] = std::numeric_limits<float>::quiet_NaN();
-                        index[j] = j;
-                    }
-                    continue;
+            Refiner refiner(path, bank, k);
+#pragma omp for schedule(dynamic)
+            for (std::int64_t first = 0; first < now; first += kTogether) {
+                const std::int64_t size = std::min(kTogether, now - first);
+                double bounds[kTogether];
+                for (std::int64_t i = 0; i < size; ++i) {
+                    const double lost = errors[first + i];
+                    // 2e-6: of float32 products and of lengths that are 1 only nearly.
+                    bounds[i] = lost + (1 + lost) * bank_error + path.accumulation(padded) + 2e-6;
                 }
-                const double lost = errors[i];
-                // 2e-6: of float32 products and lengths that are 1 only nearly.
-                const double error =
-                    lost + (1 + lost) * bank_error + path.accumulation(padded) + 2e-6;
-                const Best best{scratch.kept.get(), index, k, 0};
-                refine(path, &units[i * dim], error, bank, &maxima[i * stride], best, scratch);
-                for (std::int64_t j = 0; j < k; ++j)
-                    distance[j] = std::min(std::max(1.0f - scratch.kept[j], 0.0f), 2.0f);
+                float* distance = distances + (start + first) * k;
+                std::int64_t* index = indices + (start + first) * k;
+                refiner.run(&units[first * dim], bounds, size, &maxima[first * stride], stride,
+                            index);
+                for (std::int64_t i = 0; i < size; ++i)
+                    for (std::int64_t j = 0; j < k; ++j)
+                        distance[i * k + j] =
+                            finite[first + i]
+                                ? std::clamp(1.0f - refiner.products(i)[j], 0.0f, 2.0f)
+                                : std::numeric_limits<float>::quiet_NaN();
             }
         }
     }

@@ -23,6 +23,11 @@ const CosineNnPath& cosine_nn_path(const std::string& name);
 // Size of a packed bank; the same for all paths.
 std::size_t cosine_nn_packed_bytes(std::int64_t rows, std::int64_t dim);
 
+// unit: [rows, dim], the rows at length 1, zeros for those of length 0 or not finite. Returns whether
+// all were finite.
+bool cosine_nn_normalise(const CosineNnPath& path, const float* vectors, std::int64_t rows,
+                         std::int64_t dim, float* unit, int threads);
+
 // unit:   [rows, dim], vectors of length 1 or 0, finite, contiguous.
 // packed: [cosine_nn_packed_bytes(rows, dim)]
 void cosine_nn_pack(const CosineNnPath& path, const float* unit, std::int64_t rows,

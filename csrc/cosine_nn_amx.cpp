@@ -30,9 +30,16 @@ ROBUSTAD_INLINE float from_bfloat16(std::uint16_t x) {
     return value;
 }
 
-ROBUSTAD_INLINE double lost_of(float x, std::uint16_t rounded) {
-    const double off = static_cast<double>(x) - from_bfloat16(rounded);
-    return off * off;
+// A step's 32 dimensions (zeros past `size`). Returns the square of what was lost.
+ROBUSTAD_INLINE double round_step(const float* row, std::int64_t size, std::uint16_t* out) {
+    double lost = 0;
+    for (std::int64_t i = 0; i < kDimPad; ++i) {
+        const float x = i < size ? row[i] : 0.0f;
+        out[i] = to_bfloat16(x);
+        const double off = static_cast<double>(x) - from_bfloat16(out[i]);
+        lost += off * off;
+    }
+    return lost;
 }
 
 // The tile unit flushes denormal factors to zero, which takes at most 2^-126 from each; and it adds
@@ -45,49 +52,27 @@ double amx_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim, st
     for (std::int64_t lane = 0; lane < kPanel; ++lane) {
         const float* row = unit + (lane < rows ? lane : rows - 1) * dim;
         double lost = 0;
-        for (std::int64_t i = 0; i < padded; ++i) {
-            const float x = i < dim ? row[i] : 0.0f;
-            const std::uint16_t rounded = to_bfloat16(x);
-            lost += lost_of(x, rounded);
-            panel[(i / 32) * kTile + lane * 32 + i % 32] = rounded;
-        }
+        for (std::int64_t i = 0; i < padded; i += kDimPad)
+            lost += round_step(row + i, dim - i, panel + i * kPanel + lane * kDimPad);
         worst = lost > worst ? lost : worst;
     }
     return square_root(worst) * 1.000001;
 }
 
 // Two halves of 16 queries: [2][padded / 32][16 pairs][16 queries][2], the tile unit's own order
-// for a right factor. Queries that are not there are zeros.
+// for a right factor. Queries that are not there are zeros; the block has room for all 32.
 void amx_pack_queries(const float* unit, std::int64_t count, std::int64_t dim, std::int64_t padded,
                       std::uint16_t* block, float* errors) {
-    // The block may be the last of a buffer, so it always has room for all 32 queries.
+    std::uint16_t rounded[kDimPad];
     for (std::int64_t query = 0; query < kAtOnce; ++query) {
-        std::uint16_t* half = block + (query / 16) * 16 * padded;
-        const std::int64_t lane = query % 16;
-        Double8 lost8 = {};
-        std::int64_t i = 0;
-        if (query < count) {
-            const float* row = unit + query * dim;
-            for (; i + 8 <= dim; i += 8) {
-                std::uint16_t values[8];
-                Double8 off;
-                for (int j = 0; j < 8; ++j) {
-                    values[j] = to_bfloat16(row[i + j]);
-                    off[j] = static_cast<double>(row[i + j]) - from_bfloat16(values[j]);
-                }
-                lost8 += off * off;
-                for (int pair = 0; pair < 4; ++pair)
-                    std::memcpy(half + (i / 2 + pair) * 32 + lane * 2, values + 2 * pair, 4);
-            }
-            double lost = sum(lost8);
-            for (; i < dim; ++i) {
-                const std::uint16_t rounded = to_bfloat16(row[i]);
-                lost += lost_of(row[i], rounded);
-                half[(i / 2) * 32 + lane * 2 + (i & 1)] = rounded;
-            }
-            errors[query] = static_cast<float>(square_root(lost) * 1.000001);
+        std::uint16_t* half = block + (query / 16) * 16 * padded + query % 16 * 2;
+        double lost = 0;
+        for (std::int64_t i = 0; i < padded; i += kDimPad) {
+            lost += round_step(unit + query * dim + i, query < count ? dim - i : 0, rounded);
+            for (std::int64_t pair = 0; pair < kDimPad / 2; ++pair)
+                std::memcpy(half + (i / 2 + pair) * 32, rounded + 2 * pair, 4);
         }
-        for (; i < padded; ++i) half[(i / 2) * 32 + lane * 2 + (i & 1)] = 0;
+        if (query < count) errors[query] = static_cast<float>(square_root(lost) * 1.000001);
     }
 }
 
@@ -165,6 +150,9 @@ ROBUSTAD_INLINE void products(const std::uint16_t* a0, const std::uint16_t* a1,
 #endif
 
 // Half of what would fill an int32: rounded vectors may be a little longer than 1.
+typedef float Float16 __attribute__((vector_size(64)));
+typedef std::int32_t Int16x __attribute__((vector_size(64)));  // sixteen int32
+
 constexpr float kAmxOne = 536870912.0f;  // 2^29
 
 ROBUSTAD_INLINE Float16 larger(const Float16& a, const Float16& b) { return a > b ? a : b; }

@@ -14,59 +14,69 @@ namespace {
 
 constexpr float kInt16One = 32767.0f;
 
-ROBUSTAD_INLINE std::int16_t to_int16(float x) {
-    x = !(x >= -1.0f) ? -1.0f : (x > 1.0f ? 1.0f : x);  // also makes NaN defined
-    return static_cast<std::int16_t>(__builtin_rintf(x * kInt16One));
-}
-
 // The bound is taken a little longer than it is, by what float32 may have rounded away.
 ROBUSTAD_INLINE double lost_length(double squares) { return square_root(squares) * 1.000001; }
 
 double no_accumulation_error(std::int64_t) { return 0; }
 
+// Dimensions rounded at a time; a multiple of what a panel's rows are padded to.
+constexpr std::int64_t kStretch = 256;
+
+// round(x * 32767) of `size` dimensions, zeros up to `padded`. Returns the square of what was lost.
+ROBUSTAD_INLINE double round_stretch(const float* row, std::int64_t size, std::int64_t padded,
+                                     std::int16_t* out) {
+    typedef std::int16_t Shorts __attribute__((vector_size(kDoubles * 2)));
+    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    alignas(64) float x[kStretch];
+    std::memcpy(x, row, static_cast<std::size_t>(size) * sizeof(float));
+    std::memset(x + size, 0, static_cast<std::size_t>(padded - size) * sizeof(float));
+    Doubles lost = {};
+    for (std::int64_t i = 0; i < padded; i += kDoubles) {
+        HalfFloats value = load<HalfFloats>(x + i);
+        value = value == value ? value : HalfFloats{};  // a conversion of NaN is not defined
+        value = value > 1.0f ? 1.0f - HalfFloats{} : value;
+        value = value < -1.0f ? -1.0f - HalfFloats{} : value;
+        const HalfFloats rounded = (value * kInt16One + kMagic) - kMagic;
+        const Shorts shorts = __builtin_convertvector(rounded, Shorts);
+        std::memcpy(out + i, &shorts, sizeof(shorts));
+        const Doubles off = __builtin_convertvector(value, Doubles) -
+                            __builtin_convertvector(rounded, Doubles) * (1.0 / 32767.0);
+        lost += off * off;
+    }
+    return sum(lost);
+}
+
 double int16_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim,
                         std::int64_t padded, std::uint16_t* panel) {
-    double worst = 0;
-    for (std::int64_t lane = 0; lane < kPanel; ++lane) {
-        const float* row = unit + (lane < rows ? lane : rows - 1) * dim;
-        double lost = 0;
-        for (std::int64_t i = 0; i < padded; ++i) {
-            const float x = i < dim ? row[i] : 0.0f;
-            const std::int16_t value = to_int16(x);
-            const double off = x - value * (1.0 / 32767.0);
-            lost += off * off;
-            panel[((i >> 1) * kPanel + lane) * 2 + (i & 1)] = static_cast<std::uint16_t>(value);
-        }
-        worst = lost > worst ? lost : worst;
+    alignas(64) std::int16_t rounded[kPanel][kStretch];
+    double lost[kPanel] = {};
+    for (std::int64_t at = 0; at < padded; at += kStretch) {
+        const std::int64_t width = padded - at < kStretch ? padded - at : kStretch;
+        const std::int64_t size = dim - at < width ? dim - at : width;
+        for (std::int64_t lane = 0; lane < kPanel; ++lane)
+            lost[lane] += round_stretch(unit + (lane < rows ? lane : rows - 1) * dim + at, size,
+                                        width, rounded[lane]);
+        for (std::int64_t i = 0; i < width; i += 2)
+            for (std::int64_t lane = 0; lane < kPanel; ++lane)
+                std::memcpy(panel + ((at + i) * kPanel) + lane * 2, &rounded[lane][i], 4);
     }
+    double worst = 0;
+    for (const double squares : lost) worst = squares > worst ? squares : worst;
     return lost_length(worst);
 }
 
 // [padded / 2][count][2]: the pair that one step multiplies lies side by side for all queries.
 void int16_pack_queries(const float* unit, std::int64_t count, std::int64_t dim,
                         std::int64_t padded, std::uint16_t* block, float* errors) {
+    alignas(64) std::int16_t rounded[kStretch];
     for (std::int64_t query = 0; query < count; ++query) {
-        const float* row = unit + query * dim;
-        Double8 lost8 = {};
-        std::int64_t i = 0;
-        for (; i + 8 <= dim; i += 8) {
-            std::int16_t values[8];
-            Double8 off;
-            for (int lane = 0; lane < 8; ++lane) {
-                values[lane] = to_int16(row[i + lane]);
-                off[lane] = row[i + lane] - values[lane] * (1.0 / 32767.0);
-            }
-            lost8 += off * off;
-            for (int pair = 0; pair < 4; ++pair)
-                std::memcpy(block + ((i / 2 + pair) * count + query) * 2, values + 2 * pair, 4);
-        }
-        double lost = sum(lost8);
-        for (; i < padded; ++i) {
-            const float x = i < dim ? row[i] : 0.0f;
-            const std::int16_t value = to_int16(x);
-            const double off = x - value * (1.0 / 32767.0);
-            lost += off * off;
-            block[((i / 2) * count + query) * 2 + (i & 1)] = static_cast<std::uint16_t>(value);
+        double lost = 0;
+        for (std::int64_t at = 0; at < padded; at += kStretch) {
+            const std::int64_t width = padded - at < kStretch ? padded - at : kStretch;
+            const std::int64_t size = dim - at < width ? dim - at : width;
+            lost += round_stretch(unit + query * dim + at, size, width, rounded);
+            for (std::int64_t i = 0; i < width; i += 2)
+                std::memcpy(block + ((at + i) / 2 * count + query) * 2, rounded + i, 4);
         }
         errors[query] = static_cast<float>(lost_length(lost) * 1.0000002);
     }

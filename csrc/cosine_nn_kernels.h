@@ -12,12 +12,21 @@
 namespace robustad {
 namespace {
 
-// Vectors in the compiler's own notation: it lowers them to whatever registers the flags allow.
-typedef float Float16 __attribute__((vector_size(64)));
-typedef float Float8 __attribute__((vector_size(32)));
-typedef double Double8 __attribute__((vector_size(64)));
-typedef std::int32_t Int16x __attribute__((vector_size(64)));  // sixteen int32
-typedef std::int64_t Long8 __attribute__((vector_size(64)));
+// Vectors in the compiler's own notation, as wide as the registers that the flags allow: it lowers
+// wider ones through memory.
+#if defined(__AVX512F__)
+constexpr int kRegister = 64;
+#elif defined(__AVX__)
+constexpr int kRegister = 32;
+#else
+constexpr int kRegister = 16;
+#endif
+constexpr int kFloats = kRegister / 4, kDoubles = kRegister / 8;
+typedef float Floats __attribute__((vector_size(kRegister)));
+typedef std::int32_t Ints __attribute__((vector_size(kRegister)));
+typedef std::int64_t Longs __attribute__((vector_size(kRegister)));
+typedef double Doubles __attribute__((vector_size(kRegister)));
+typedef float HalfFloats __attribute__((vector_size(kRegister / 2)));  // as many as Doubles
 
 template <typename V, typename T>
 ROBUSTAD_INLINE V load(const T* at) {
@@ -29,6 +38,7 @@ ROBUSTAD_INLINE V load(const T* at) {
 template <typename V>
 ROBUSTAD_INLINE double sum(const V& value) {
     double total = 0;
+#pragma GCC unroll 16
     for (unsigned i = 0; i < sizeof(V) / sizeof(value[0]); ++i) total += value[i];
     return total;
 }
@@ -37,23 +47,22 @@ ROBUSTAD_INLINE double square_root(double value) { return __builtin_sqrt(value);
 
 // In double: no float's square overflows or vanishes there.
 bool normalise(const float* row, std::int64_t dim, float* unit) {
-    Double8 squares = {};
+    Doubles squares = {};
     std::int64_t i = 0;
-    for (; i + 8 <= dim; i += 8) {
-        const Double8 x = __builtin_convertvector(load<Float8>(row + i), Double8);
+    for (; i + kDoubles <= dim; i += kDoubles) {
+        const Doubles x = __builtin_convertvector(load<HalfFloats>(row + i), Doubles);
         squares += x * x;
     }
     double square = sum(squares);
     for (; i < dim; ++i) square += static_cast<double>(row[i]) * row[i];
-    const bool finite = square <= 1.7e308;  // false for NaN
-    const double inverse = finite && square > 0 ? 1 / square_root(square) : 0;
-    if (!finite) {
+    if (!(square <= 1.7e308)) {  // also NaN
         std::memset(unit, 0, static_cast<std::size_t>(dim) * sizeof(float));
         return false;
     }
-    for (i = 0; i + 8 <= dim; i += 8) {
-        const Double8 x = __builtin_convertvector(load<Float8>(row + i), Double8) * inverse;
-        const Float8 y = __builtin_convertvector(x, Float8);
+    const double inverse = square > 0 ? 1 / square_root(square) : 0;
+    for (i = 0; i + kDoubles <= dim; i += kDoubles) {
+        const Doubles x = __builtin_convertvector(load<HalfFloats>(row + i), Doubles) * inverse;
+        const HalfFloats y = __builtin_convertvector(x, HalfFloats);
         std::memcpy(unit + i, &y, sizeof(y));
     }
     for (; i < dim; ++i) unit[i] = static_cast<float>(row[i] * inverse);
@@ -63,28 +72,32 @@ bool normalise(const float* row, std::int64_t dim, float* unit) {
 // Sums of at most this many terms are kept in float32, in 16 partial sums, before they go to
 // float64: 16 + 4 roundings of 2^-24 bound a dot product's error by 1.2e-6 for any length.
 constexpr std::int64_t kRun = 256;
+constexpr int kLanes = 16, kParts = kLanes / kFloats;
 
 template <int Rows>
 ROBUSTAD_INLINE void dots_of(const float* query, const float* unit, std::int64_t dim,
                              float* products) {
     double totals[Rows] = {};
     std::int64_t start = 0;
-    while (start + 16 <= dim) {
+    while (start + kLanes <= dim) {
         const std::int64_t end = start + kRun < dim ? start + kRun : dim;
-        Float16 partial[Rows] = {};
-        for (; start + 16 <= end; start += 16) {
-            const Float16 q = load<Float16>(query + start);
-            for (int row = 0; row < Rows; ++row)
-                partial[row] += q * load<Float16>(unit + row * dim + start);
+        Floats partial[Rows][kParts] = {};
+        for (; start + kLanes <= end; start += kLanes) {
+#pragma GCC unroll 4
+            for (int part = 0; part < kParts; ++part) {
+                const Floats q = load<Floats>(query + start + part * kFloats);
+#pragma GCC unroll 4
+                for (int row = 0; row < Rows; ++row)
+                    partial[row][part] +=
+                        q * load<Floats>(unit + row * dim + start + part * kFloats);
+            }
         }
+#pragma GCC unroll 4
         for (int row = 0; row < Rows; ++row) {
-            Float8 low, high;
-            std::memcpy(&low, &partial[row], sizeof(low));
-            std::memcpy(&high, reinterpret_cast<const char*>(&partial[row]) + sizeof(low),
-                        sizeof(high));
-            low += high;
-            totals[row] += static_cast<double>((low[0] + low[4]) + (low[1] + low[5])) +
-                           static_cast<double>((low[2] + low[6]) + (low[3] + low[7]));
+            Floats all = partial[row][0];
+#pragma GCC unroll 4
+            for (int part = 1; part < kParts; ++part) all += partial[row][part];
+            totals[row] += sum(all);
         }
     }
     for (; start < dim; ++start)
@@ -95,20 +108,23 @@ ROBUSTAD_INLINE void dots_of(const float* query, const float* unit, std::int64_t
 
 void dots(const float* query, const float* unit, std::int64_t rows, std::int64_t dim,
           float* products) {
+    constexpr int kRows = kRegister > 16 ? 4 : 2;  // as many sums as there are registers for
     std::int64_t row = 0;
-    for (; row + 4 <= rows; row += 4) dots_of<4>(query, unit + row * dim, dim, products + row);
+    for (; row + kRows <= rows; row += kRows)
+        dots_of<kRows>(query, unit + row * dim, dim, products + row);
     for (; row < rows; ++row) dots_of<1>(query, unit + row * dim, dim, products + row);
 }
-
-ROBUSTAD_INLINE Int16x larger(const Int16x& a, const Int16x& b) { return a > b ? a : b; }
 
 std::int32_t largest(const std::int32_t* maxima, std::int64_t count) {
     std::int32_t best = INT32_MIN;
     std::int64_t i = 0;
-    if (count >= 16) {
-        Int16x bests = load<Int16x>(maxima);
-        for (i = 16; i + 16 <= count; i += 16) bests = larger(bests, load<Int16x>(maxima + i));
-        for (int lane = 0; lane < 16; ++lane) best = bests[lane] > best ? bests[lane] : best;
+    if (count >= kFloats) {
+        Ints bests = load<Ints>(maxima);
+        for (i = kFloats; i + kFloats <= count; i += kFloats) {
+            const Ints others = load<Ints>(maxima + i);
+            bests = bests > others ? bests : others;
+        }
+        for (int lane = 0; lane < kFloats; ++lane) best = bests[lane] > best ? bests[lane] : best;
     }
     for (; i < count; ++i) best = maxima[i] > best ? maxima[i] : best;
     return best;
@@ -116,14 +132,19 @@ std::int32_t largest(const std::int32_t* maxima, std::int64_t count) {
 
 std::int64_t at_least(const std::int32_t* maxima, std::int64_t count, std::int32_t threshold,
                       std::int32_t* places) {
+    constexpr std::int64_t kStep = 4 * kFloats;
     std::int64_t found = 0, i = 0;
-    const Int16x bar = threshold - Int16x{};
-    for (; i + 16 <= count; i += 16) {
-        const Long8 above = reinterpret_cast<Long8>(load<Int16x>(maxima + i) >= bar);
-        std::int64_t any = 0;
-        for (int lane = 0; lane < 8; ++lane) any |= above[lane];
-        if (any == 0) continue;
-        for (std::int64_t at = i; at < i + 16; ++at)
+    const Ints bar = threshold - Ints{};
+    for (; i + kStep <= count; i += kStep) {
+        Ints above = {};
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; ++part)
+            above |= load<Ints>(maxima + i + part * kFloats) >= bar;
+        const Longs any = reinterpret_cast<Longs>(above);
+        std::int64_t some = 0;
+        for (int lane = 0; lane < kDoubles; ++lane) some |= any[lane];
+        if (some == 0) continue;
+        for (std::int64_t at = i; at < i + kStep; ++at)
             if (maxima[at] >= threshold) places[found++] = static_cast<std::int32_t>(at);
     }
     for (; i < count; ++i)

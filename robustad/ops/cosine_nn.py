@@ -60,9 +60,10 @@ def pack_bank(bank: Tensor) -> PackedBank:
         If `bank` is not a 2-D floating tensor with at least one row and column, or not finite.
     """
     _check_rows("bank", bank)
-    if not torch.compiler.is_compiling() and not bool(torch.isfinite(bank).all()):
+    unit, finite = _cosine_nn.normalised(bank)
+    if not finite:
         raise InputError("bank: expected finite values, got NaN or infinity")
-    return PackedBank.of_unit(unit_vectors(bank))
+    return PackedBank.of_unit(unit)
 
 
 def cosine_nn(

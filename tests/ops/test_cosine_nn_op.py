@@ -198,7 +198,7 @@ class Neighbours(torch.nn.Module):
 
 def test_export_and_onnx(tmp_path):
     queries, bank = vectors(9, 24), vectors(60, 24, seed=1)
-    module = Neighbours(bank)
+    module = Neighbours(bank).eval()
     sizes = {"queries": {0: torch.export.Dim("count", min=2)}}
     program = torch.export.export(module, (queries,), dynamic_shapes=sizes)
     assert "robustad.cosine_nn" in str(program.graph)
