@@ -1,42 +1,74 @@
 """Exact cosine nearest neighbours on an NVIDIA GPU.
 
-Three kernels: the queries are rounded to float16 and each gets a bound of what that costs it
-(`round_queries`), the matrix unit finds the largest similarity of each group of bank rows
-(`group_maxima`), and the groups that may hold one of the k nearest are scored in float32
-(`nearest_rows`). The result is that of a float32 search; the score matrix is never stored. The
-torch reference is `robustad.ops.cosine_nn`.
+The queries are rounded to float16 and each gets a bound of what that costs it (`round_queries`),
+the matrix unit finds the largest similarity of each group of bank rows (`group_maxima`), and the
+groups that may hold one of the k nearest are scored in float32 (`nearest_rows`); queries for which
+these are too many go through the bank in float32 (`cosine_nn_dense`). The result is that of a
+float32 search; the score matrix is never stored. The torch reference is `robustad.ops.cosine_nn`.
 """
+
+from functools import cache
+from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from robustad.kernels import cosine_nn_coarse as coarse_pass
+from robustad.kernels import cosine_nn_dense as dense_pass
 from robustad.kernels import cosine_nn_refine as fine_pass
 
-# Bytes of group maxima held at once: 64 MB, as long as one tile of queries fits.
+# Bytes of group maxima held at once: 64 MB, as long as one tile of queries fits. Each takes two
+# bytes in the coarse pass, and four should its query end up in the dense one.
 BUFFER = 64 * 2**20
+MAXIMUM_BYTES = 6
 TILE_QUERIES = 128
 
 
-def pack(unit_bank: Tensor) -> tuple[Tensor, Tensor]:
+class Packed(NamedTuple):
+    """A bank rounded for the coarse pass; see `cosine_nn_coarse` for the meaning.
+
+    Attributes
+    ----------
+    coarse : Tensor, (M rounded up to 256, D rounded up to 64), float16
+        The centred rows over the length of the longest.
+    bias : Tensor, (M rounded up to 256,), float32
+        Products of the centre and those rows.
+    centre : Tensor, (D,), float32
+        Mean of the bank.
+    error : Tensor, (1,), float32
+        Largest length of what rounding took from a row.
+    """
+
+    coarse: Tensor
+    bias: Tensor
+    centre: Tensor
+    error: Tensor
+
+
+def pack(unit_bank: Tensor) -> Packed:
     """Round a bank for the coarse pass, once for many searches.
 
     Parameters
     ----------
     unit_bank : Tensor, (M, D), float32
-        Vectors of length 1 or 0.
+        Vectors of length 1 or 0, finite.
 
     Returns
     -------
-    coarse : Tensor, (M rounded up to 256, D rounded up to 64), float16
-        The rounded bank.
-    error : Tensor, (1,), float32
-        Largest length of what rounding took from a row.
+    Packed
+        A tuple of four tensors, half the bank's size in all.
     """
     count, dim = unit_bank.shape
-    rounded = unit_bank.half()
-    error = torch.linalg.vector_norm(unit_bank - rounded.float(), dim=1).max().reshape(1)
+    centre = unit_bank.mean(dim=0)
+    centred = unit_bank - centre
+    longest = torch.linalg.vector_norm(centred, dim=1).max().clamp_min(1e-30)
+    centred /= longest
+    rounded = centred.half()
+    error = torch.linalg.vector_norm(centred - rounded.float(), dim=1).max().reshape(1)
+    # In float64 block by block: the whole bank in float64 may not fit.
+    wide = centre.double()
+    bias = torch.cat([(block.double() @ wide).float() for block in centred.split(2**16)])
     rows = torch.arange(_up(count, coarse_pass.TILE), device=unit_bank.device)
     # Rows past the end repeat the first member of their group, so that they change no maximum. In
     # a group without any row they repeat row 0; the fine pass does not look at those.
@@ -45,12 +77,10 @@ def pack(unit_bank: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.where(rows < count, rows, torch.where(first < count, first, 0))
     packed = rounded.new_zeros(len(rows), _up(dim, coarse_pass.DEPTH))
     packed[:, :dim] = rounded[rows]
-    return packed, error
+    return Packed(packed, bias[rows], centre, error)
 
 
-def search(
-    unit_queries: Tensor, unit_bank: Tensor, coarse: Tensor, error: Tensor, k: int
-) -> Tensor:
+def search(unit_queries: Tensor, unit_bank: Tensor, packed: Packed, k: int) -> Tensor:
     """Find the k most similar bank rows of each query.
 
     Parameters
@@ -59,7 +89,7 @@ def search(
         Vectors of length 1 or 0.
     unit_bank : Tensor, (M, D), float32, contiguous
         Vectors of length 1 or 0, finite.
-    coarse, error : Tensor
+    packed : Packed or a tuple of its four tensors
         `pack(unit_bank)`.
     k : int in 1..M
         Meant for up to 16; more is correct and slow.
@@ -75,42 +105,73 @@ def search(
     Only launches: nothing waits for the GPU, apart from tuning when the first shape of its kind
     comes. Rows within the rounding of float32 of each other (about 1e-7) may change places.
     """
+    coarse, bias, centre, error = packed
+    device = unit_queries.device
     query_count, dim = unit_queries.shape
     bank_count = unit_bank.shape[0]
     padded, width = coarse.shape
     groups = padded // coarse_pass.MEMBERS.value
-    nearest = torch.empty(query_count, k, dtype=torch.int64, device=unit_queries.device)
-    block = max(BUFFER // (2 * groups) // TILE_QUERIES * TILE_QUERIES, TILE_QUERIES)
-    block = min(block, query_count)
+    limit = dense_pass.limit(groups)
+    nearest = torch.empty(query_count, k, dtype=torch.int64, device=device)
+    block = BUFFER // (MAXIMUM_BYTES * groups) // TILE_QUERIES * TILE_QUERIES
+    block = min(max(block, TILE_QUERIES), query_count)
     rounded = coarse.new_empty(block, width)
-    margins = torch.empty(block, dtype=torch.int32, device=unit_queries.device)
-    maxima = torch.empty(block, groups, dtype=torch.int16, device=unit_queries.device)
+    # Rows of one tensor, each aligned as a tensor of its own would be.
+    integers = torch.empty(3, _up(block, 32), dtype=torch.int32, device=device)
+    margins, flooded, flooded_count = integers.unbind(0)
+    maxima = torch.empty(block, groups, dtype=torch.int16, device=device)
+    final = bias.new_empty(block, groups) if groups > limit else None
     fine_values = fine_pass.launch_values(dim, k)
     with torch.cuda.device_of(unit_queries):
         for start in range(0, query_count, block):
-            queries = unit_queries[start : start + block]
+            queries, found = unit_queries[start : start + block], nearest[start : start + block]
             count = len(queries)
             coarse_pass.round_queries[(count,)](
-                queries, error, rounded, margins, dim, width, BLOCK=512, num_warps=1
+                queries,
+                centre,
+                error,
+                rounded,
+                margins,
+                flooded_count,
+                dim,
+                width,
+                BLOCK=512,
+                num_warps=1,
             )
-            _group_maxima(rounded[:count], coarse, maxima[:count])
+            _group_maxima(rounded[:count], coarse, bias, maxima[:count])
+            sizes = (bank_count, groups, dim, k)
+            listed = (flooded, flooded_count)
             fine_pass.nearest_rows[(count,)](
                 queries,
                 unit_bank,
                 maxima,
                 margins,
-                nearest[start : start + block],
-                bank_count,
-                groups,
-                dim,
-                k,
+                found,
+                *listed,
+                *sizes,
+                limit,
                 **fine_values,
                 num_warps=fine_pass.warps(count),
+            )
+            if final is None:
+                continue
+            grid = (_programs(device.index),)
+            dense_pass.exact_maxima[grid](
+                queries,
+                unit_bank,
+                *listed,
+                final,
+                *sizes[:3],
+                **dense_pass.MAXIMA_VALUES,
+                num_warps=dense_pass.MAXIMA_WARPS,
+            )
+            dense_pass.listed_nearest_rows[grid](
+                queries, unit_bank, *listed, final, found, *sizes, **fine_values
             )
     return nearest
 
 
-def _group_maxima(queries: Tensor, bank: Tensor, maxima: Tensor) -> None:
+def _group_maxima(queries: Tensor, bank: Tensor, bias: Tensor, maxima: Tensor) -> None:
     query_count, bank_count = len(queries), len(bank)
     query_class, bank_class = coarse_pass.classes(query_count, bank_count)
 
@@ -118,16 +179,24 @@ def _group_maxima(queries: Tensor, bank: Tensor, maxima: Tensor) -> None:
         tiles = triton.cdiv(query_count, values["BLOCK_M"]) * (bank_count // values["BLOCK_N"])
         return (tiles,)
 
-    arguments = (queries, bank, maxima, query_count, bank_count, maxima.shape[1], bank.shape[1])
+    sizes = (query_count, bank_count, maxima.shape[1], bank.shape[1], query_class, bank_class)
     wide = max(queries.numel(), bank.numel()) >= 2**31
     tuned = coarse_pass.tuned_group_maxima
     if tuned is not None:
-        tuned[grid](*arguments, query_class, bank_class, WIDE=wide)
+        tuned[grid](queries, bank, bias, maxima, *sizes, WIDE=wide)
         return
     values = coarse_pass.launch_values(coarse_pass.CONFIGURATIONS[-1])
     coarse_pass.group_maxima[grid(values)](
-        *arguments, query_class, bank_class, **values, WIDE=wide, num_warps=4, num_stages=4
+        queries, bank, bias, maxima, *sizes, **values, WIDE=wide, num_warps=4, num_stages=4
     )
+
+
+@cache
+def _programs(device: int | None) -> int:
+    if device is None:  # the interpreter's tensors are on the CPU
+        return 2
+    properties = torch.cuda.get_device_properties(device)
+    return dense_pass.programs(properties.multi_processor_count)
 
 
 def _up(count: int, multiple: int) -> int:

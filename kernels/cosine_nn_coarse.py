@@ -1,9 +1,13 @@
 """Coarse pass of the exact nearest neighbour: half precision on the matrix unit, maxima of groups.
 
-Similarities of unit vectors are computed from float16 copies of both sides and only the largest of
-each group of 16 bank rows is written, as a 16-bit integer in steps of 1 / 32767. Why float16 and
-not bfloat16: entries of unit vectors lie in [-1, 1], where float16 is as fast and rounds eight
-times finer, so that far fewer groups remain to be scored exactly.
+The bank is centred: with m its mean, q.b - q.m = (q - m).(b - m) + m.(b - m) ranks the rows of a
+query as q.b does, and its factors are as short as the vectors are alike, so rounding costs less the
+closer the bank lies together. The longest b - m, R, is the unit of length. Only the largest
+similarity of each group of 16 bank rows is written, as a 16-bit integer in steps of R / 32767.
+
+Why float16: entries are at most 1, where it is as fast as bfloat16 and rounds eight times finer.
+On features of real images (ResNet-18, 25088 rows) 1.3 of 1568 groups are left to be scored exactly;
+bfloat16 without centring leaves 22, and float8 945, which costs more than its speed saves.
 """
 
 from typing import Any
@@ -14,50 +18,57 @@ import triton.language as tl
 from robustad.kernels.aot import Variant
 
 # Bank rows lie in blocks of 128. Row r of a block belongs to its group r % 8, not r // 16: then the
-# 16 members are held by one thread of the matrix unit's accumulator, and no thread need ask another
-# for its values.
+# 16 members are held by one thread of Hopper's matrix unit, and no thread asks another for values.
 BLOCK_ROWS = 128
 GROUPS = tl.constexpr(8)  # a block
 MEMBERS = tl.constexpr(16)  # a group
-STEPS = tl.constexpr(32767.0)  # of the stored maxima, from similarity 0 to 1
+STEPS = tl.constexpr(32767.0)  # of the stored maxima, from similarity 0 to R
 DEPTH = 64  # the packed dimension is a multiple of it
 
 
 @triton.jit
 def round_queries(
     queries,  # (Q, D) float32
-    bank_error,  # (1,) float32, largest length of what rounding took from a bank row
+    centre,  # (D,) float32, m
+    bank_error,  # (1,) float32, largest length of what rounding took from a row of (b - m) / R
     coarse,  # (Q, width) float16, written
     margins,  # (Q,) int32, written
+    flooded_count,  # (1,) int32, set to 0 for the fine pass
     dim,
     width,
     BLOCK: tl.constexpr,
 ):
-    """Round one query; its margin is how far below the k-th maximum a group still counts.
+    """Centre and round a query; its margin is how far below the k-th maximum a group still counts.
 
-    With q', b' the rounded vectors, q.b - q'.b' = (q - q').b + q'.(b - b'), and |b| <= 1,
-    |q'| <= 1 + |q - q'|. The matrix unit adds D exact products into a sum of at most 1, each
-    addition off by less than 2^-22. The margin is -1 where there is nothing to search: every bank
-    row is as near to a zero vector as any other, and to NaN.
+    With c = q - m, p = (b - m) / R and c', p' the rounded ones, c.p - c'.p' = (c - c').p +
+    c'.(p - p'), where |p| <= 1 and |c'| <= |c| + |c - c'|. The matrix unit adds D exact products
+    into sums of at most |c|, each addition off by less than 2^-22. The margin is -1 where there is
+    nothing to search: every bank row is as near to a zero vector as any other, and to NaN.
     """
     row = tl.program_id(0).to(tl.int64)
+    if row == 0:
+        tl.store(flooded_count, 0)
     lost = tl.zeros((BLOCK,), tl.float32)
+    centred = tl.zeros((BLOCK,), tl.float32)
     size = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, width, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        value = tl.load(queries + row * dim + at, mask=at < dim, other=0.0)
+        query = tl.load(queries + row * dim + at, mask=at < dim, other=0.0)
+        value = query - tl.load(centre + at, mask=at < dim, other=0.0)
         rounded = value.to(tl.float16)
         tl.store(coarse + row * width + at, rounded, mask=at < width)
         difference = value - rounded.to(tl.float32)
         lost += difference * difference
-        size += value * value
-    squared = tl.sum(size, axis=0)
+        centred += value * value
+        size += query * query
     query_error = tl.sqrt(tl.sum(lost, axis=0))
-    error = query_error + (1.0 + query_error) * tl.load(bank_error)
-    # 0.1% for norms that are only nearly 1 and for these sums themselves; each of the two maxima
-    # compared is off by half a step.
-    error = 1.001 * error + dim * 2.0**-22 + 1e-6
+    length = tl.sqrt(tl.sum(centred, axis=0))
+    error = query_error + (length + query_error) * tl.load(bank_error)
+    # 0.1% and 1e-6 for lengths that are only nearly right and for these sums themselves; each of
+    # the two maxima compared is off by half a step.
+    error = 1.001 * (error + dim * 2.0**-22 * length) + 1e-6
     margin = tl.minimum(tl.ceil(2.0 * error * STEPS), 4.0 * STEPS).to(tl.int32) + 2
+    squared = tl.sum(size, axis=0)
     # False for NaN and infinity as well as for zero.
     searchable = (squared > 0.0) & (squared < 3.0e38)
     tl.store(margins + row, tl.where(searchable, margin, -1))
@@ -66,7 +77,8 @@ def round_queries(
 @triton.jit(do_not_specialize=["query_class", "bank_class"])
 def group_maxima(
     queries,  # (Q, width) float16
-    bank,  # (tiles of BLOCK_N rows, width) float16
+    bank,  # (rows, width) float16, p'
+    bias,  # (rows,) float32, m.p
     maxima,  # (Q, groups) int16, written
     query_count,
     bank_count,
@@ -111,13 +123,14 @@ def group_maxima(
         query_at += BLOCK_K
         bank_at += BLOCK_K
 
+    similarity += tl.load(bias + columns)[None, :]
     found: tl.constexpr = BLOCK_N // MEMBERS
     blocks: tl.constexpr = found // GROUPS
     members = tl.reshape(similarity, (BLOCK_M, blocks, MEMBERS, GROUPS))
     largest = tl.reshape(tl.max(members, axis=2), (BLOCK_M, found))
     # A NaN query is not searched, but its integers should be defined ones.
     largest = tl.where(largest == largest, largest, 0.0)
-    # True similarities are at most 1, so cutting off there does not add to the error.
+    # |q.p| is at most 1, so cutting off there does not add to the error.
     largest = tl.minimum(tl.maximum(largest, -1.0), 1.0) * STEPS
     steps = tl.floor(largest + 0.5).to(tl.int16)
     at = tile_n * found + tl.arange(0, found)
@@ -178,6 +191,7 @@ def variants() -> list[Variant]:
     signature = {
         "queries": "*fp16",
         "bank": "*fp16",
+        "bias": "*fp32",
         "maxima": "*i16",
         "query_count": "i32",
         "bank_count": "i32",
@@ -205,9 +219,11 @@ def variants() -> list[Variant]:
     ]
     rounding = {
         "queries": "*fp32",
+        "centre": "*fp32",
         "bank_error": "*fp32",
         "coarse": "*fp16",
         "margins": "*i32",
+        "flooded_count": "*i32",
         "dim": "i32",
         "width": "i32",
     }

@@ -2,8 +2,8 @@
 
 The k-th largest group maximum bounds the k-th best coarse similarity from below, since k groups
 hold k different rows. A group whose maximum lies more than the query's margin under it holds none
-of the k nearest. The rows of all others are scored in float32. Nothing is counted or compacted
-beforehand, so the host never waits for the GPU.
+of the k nearest. The rows of all others are scored in float32. A query with very many of them is
+put on a list for `cosine_nn_dense` instead. The host never waits for the GPU.
 """
 
 import triton
@@ -71,6 +71,7 @@ def insert(scores, rows, best, best_rows):
         worst = tl.min(best, axis=0)
         worst_row = tl.max(tl.where(best == worst, best_rows, -1), axis=0)
         going = (score > worst) | ((score == worst) & (row < worst_row))
+        going &= score > float("-inf")  # rows past the end, and rows taken before
         if going:
             replaced = (best == worst) & (best_rows == worst_row)
             best = tl.where(replaced, score, best)
@@ -80,16 +81,33 @@ def insert(scores, rows, best, best_rows):
 
 
 @triton.jit
+def store_best(nearest, best, best_rows, slots, k):
+    """Write the rows of the k best, best first, the lower of equals first."""
+    best = tl.where(slots < k, best, float("-inf"))
+    best_rows = tl.where(slots < k, best_rows, NONE)
+    for rank in range(k):
+        score = tl.max(best, axis=0)
+        row = tl.min(tl.where(best == score, best_rows, NONE), axis=0)
+        tl.store(nearest + rank, row.to(tl.int64))
+        taken = best_rows == row
+        best = tl.where(taken, float("-inf"), best)
+        best_rows = tl.where(taken, NONE, best_rows)
+
+
+@triton.jit
 def nearest_rows(
     queries,  # (Q, D) float32
     bank,  # (M, D) float32
     maxima,  # (Q, groups) int16
     margins,  # (Q,) int32, -1: nothing to search
     nearest,  # (Q, k) int64, written: nearest first, the lower row of equals first
+    flooded,  # (Q,) int32, written: the queries with more than `limit` candidate groups
+    flooded_count,  # (1,) int32
     bank_count,
     groups,
     dim,
     k,
+    limit,
     SLOTS: tl.constexpr,  # a power of two, at least k
     CHUNK: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -109,6 +127,13 @@ def nearest_rows(
         best_rows = tl.where(slots < k, NONE - 1 - slots, slots)
         floor = kth_largest(maxima, groups, bank_count, k, CHUNK) - margin
         floor = tl.maximum(floor, LOWEST + 1)
+        candidates = tl.zeros((CHUNK,), tl.int32)
+        for start in range(0, groups, CHUNK):
+            found = load_maxima(maxima, start, groups, bank_count, CHUNK)
+            candidates += (found >= floor).to(tl.int32)
+        if tl.sum(candidates, axis=0) > limit:
+            tl.store(flooded + tl.atomic_add(flooded_count, 1), query_row.to(tl.int32))
+            floor = tl.full((), NONE, tl.int32)
         for start in range(0, groups, CHUNK):
             at = start + tl.arange(0, CHUNK)
             found = load_maxima(maxima, start, groups, bank_count, CHUNK)
@@ -122,15 +147,7 @@ def nearest_rows(
                 best, best_rows = insert(scores, rows, best, best_rows)
                 group = tl.min(tl.where((found >= floor) & (at > group), at, NONE), axis=0)
 
-    best = tl.where(slots < k, best, float("-inf"))
-    best_rows = tl.where(slots < k, best_rows, NONE)
-    for rank in range(k):
-        score = tl.max(best, axis=0)
-        row = tl.min(tl.where(best == score, best_rows, NONE), axis=0)
-        tl.store(nearest + query_row * k + rank, row.to(tl.int64))
-        taken = best_rows == row
-        best = tl.where(taken, float("-inf"), best)
-        best_rows = tl.where(taken, NONE, best_rows)
+    store_best(nearest + query_row * k, best, best_rows, slots, k)
 
 
 def launch_values(dim: int, k: int) -> dict[str, int]:
@@ -155,10 +172,13 @@ def variants() -> list[Variant]:
         "maxima": "*i16",
         "margins": "*i32",
         "nearest": "*i64",
+        "flooded": "*i32",
+        "flooded_count": "*i32",
         "bank_count": "i32",
         "groups": "i32",
         "dim": "i32",
         "k": "i32",
+        "limit": "i32",
     }
     return [
         Variant(
