@@ -7,8 +7,8 @@ these are too many go through the bank in float32 (`cosine_nn_dense`). The resul
 float32 search; the score matrix is never stored. The torch reference is `robustad.ops.cosine_nn`.
 """
 
+from contextlib import nullcontext
 from functools import cache
-from typing import NamedTuple
 
 import torch
 import triton
@@ -25,28 +25,13 @@ MAXIMUM_BYTES = 6
 TILE_QUERIES = 128
 
 
-class Packed(NamedTuple):
-    """A bank rounded for the coarse pass; see `cosine_nn_coarse` for the meaning.
-
-    Attributes
-    ----------
-    coarse : Tensor, (M rounded up to 256, D rounded up to 64), float16
-        The centred rows over the length of the longest.
-    bias : Tensor, (M rounded up to 256,), float32
-        Products of the centre and those rows.
-    centre : Tensor, (D,), float32
-        Mean of the bank.
-    error : Tensor, (1,), float32
-        Largest length of what rounding took from a row.
-    """
-
-    coarse: Tensor
-    bias: Tensor
-    centre: Tensor
-    error: Tensor
+def packed_shapes(rows: int, dim: int) -> tuple[tuple[int, int], tuple[int]]:
+    """Shapes of the two tensors that `pack` makes of a bank (rows, dim)."""
+    padded, width = _up(rows, coarse_pass.TILE), _up(dim, coarse_pass.DEPTH)
+    return (padded, width), (padded + width + 1,)
 
 
-def pack(unit_bank: Tensor) -> Packed:
+def pack(unit_bank: Tensor) -> tuple[Tensor, Tensor]:
     """Round a bank for the coarse pass, once for many searches.
 
     Parameters
@@ -56,31 +41,36 @@ def pack(unit_bank: Tensor) -> Packed:
 
     Returns
     -------
-    Packed
-        A tuple of four tensors, half the bank's size in all.
+    coarse : Tensor, (M rounded up to 256, D rounded up to 64), float16
+        The centred rows over R, the length of the longest of them.
+    side : Tensor, (M + D + 1, both rounded up likewise), float32
+        For each row its product with the centre; the centre, that is the mean of the bank; the
+        largest length of what rounding took from a row.
     """
     count, dim = unit_bank.shape
+    (padded, width), _ = packed_shapes(count, dim)
     centre = unit_bank.mean(dim=0)
     centred = unit_bank - centre
     longest = torch.linalg.vector_norm(centred, dim=1).max().clamp_min(1e-30)
     centred /= longest
     rounded = centred.half()
-    error = torch.linalg.vector_norm(centred - rounded.float(), dim=1).max().reshape(1)
+    error = torch.linalg.vector_norm(centred - rounded.float(), dim=1).max()
     # In float64 block by block: the whole bank in float64 may not fit.
-    wide = centre.double()
-    bias = torch.cat([(block.double() @ wide).float() for block in centred.split(2**16)])
-    rows = torch.arange(_up(count, coarse_pass.TILE), device=unit_bank.device)
+    blocks = [centred[start : start + 2**16] for start in range(0, count, 2**16)]
+    bias = torch.cat([(block.double() @ centre.double()).float() for block in blocks])
+    rows = torch.arange(padded, device=unit_bank.device)
     # Rows past the end repeat the first member of their group, so that they change no maximum. In
     # a group without any row they repeat row 0; the fine pass does not look at those.
     groups = coarse_pass.GROUPS.value
     first = rows // coarse_pass.BLOCK_ROWS * coarse_pass.BLOCK_ROWS + rows % groups
     rows = torch.where(rows < count, rows, torch.where(first < count, first, 0))
-    packed = rounded.new_zeros(len(rows), _up(dim, coarse_pass.DEPTH))
-    packed[:, :dim] = rounded[rows]
-    return Packed(packed, bias[rows], centre, error)
+    coarse = rounded.new_zeros(padded, width)
+    coarse[:, :dim] = rounded[rows]
+    side = torch.cat([bias[rows], centre, centre.new_zeros(width - dim), error.reshape(1)])
+    return coarse, side
 
 
-def search(unit_queries: Tensor, unit_bank: Tensor, packed: Packed, k: int) -> Tensor:
+def search(unit_queries: Tensor, unit_bank: Tensor, coarse: Tensor, side: Tensor, k: int) -> Tensor:
     """Find the k most similar bank rows of each query.
 
     Parameters
@@ -89,7 +79,7 @@ def search(unit_queries: Tensor, unit_bank: Tensor, packed: Packed, k: int) -> T
         Vectors of length 1 or 0.
     unit_bank : Tensor, (M, D), float32, contiguous
         Vectors of length 1 or 0, finite.
-    packed : Packed or a tuple of its four tensors
+    coarse, side : Tensor
         `pack(unit_bank)`.
     k : int in 1..M
         Meant for up to 16; more is correct and slow.
@@ -105,11 +95,11 @@ def search(unit_queries: Tensor, unit_bank: Tensor, packed: Packed, k: int) -> T
     Only launches: nothing waits for the GPU, apart from tuning when the first shape of its kind
     comes. Rows within the rounding of float32 of each other (about 1e-7) may change places.
     """
-    coarse, bias, centre, error = packed
     device = unit_queries.device
     query_count, dim = unit_queries.shape
     bank_count = unit_bank.shape[0]
     padded, width = coarse.shape
+    bias, centre, error = side[:padded], side[padded:], side[padded + width :]
     groups = padded // coarse_pass.MEMBERS.value
     limit = dense_pass.limit(groups)
     nearest = torch.empty(query_count, k, dtype=torch.int64, device=device)
@@ -122,7 +112,7 @@ def search(unit_queries: Tensor, unit_bank: Tensor, packed: Packed, k: int) -> T
     maxima = torch.empty(block, groups, dtype=torch.int16, device=device)
     final = bias.new_empty(block, groups) if groups > limit else None
     fine_values = fine_pass.launch_values(dim, k)
-    with torch.cuda.device_of(unit_queries):
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         for start in range(0, query_count, block):
             queries, found = unit_queries[start : start + block], nearest[start : start + block]
             count = len(queries)

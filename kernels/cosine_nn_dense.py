@@ -6,6 +6,10 @@ and reduced to group maxima as in the coarse pass. These maxima are final: the k
 the k groups with the largest ones, and no others are scored.
 """
 
+# Kernels have no Python types: their arguments are described beside them.
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
+
 import triton
 import triton.language as tl
 

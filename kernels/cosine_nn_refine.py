@@ -6,6 +6,10 @@ of the k nearest. The rows of all others are scored in float32. A query with ver
 put on a list for `cosine_nn_dense` instead. The host never waits for the GPU.
 """
 
+# Kernels have no Python types: their arguments are described beside them.
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
+
 import triton
 import triton.language as tl
 
@@ -188,6 +192,7 @@ def variants() -> list[Variant]:
             constexprs=launch_values(dim, k),
             num_warps=count,
             aligned=("groups", "dim") if dim % 16 == 0 else ("groups",),
+            local_limit=16,
         )
         for dim, k, count in ((384, 1, 1), (384, 1, 4), (384, 16, 1), (1536, 16, 4), (37, 1, 1))
     ]

@@ -51,7 +51,7 @@ def vectors(kind: str, queries: int, bank: int, dim: int, seed: int) -> tuple[Te
 
 def search(queries: Tensor, bank: Tensor, k: int, device: str) -> Tensor:
     queries, bank = queries.to(device), bank.to(device)
-    return kernels.search(queries, bank, kernels.pack(bank), k).cpu()
+    return kernels.search(queries, bank, *kernels.pack(bank), k).cpu()
 
 
 def check(nearest: Tensor, queries: Tensor, bank: Tensor, k: int) -> None:
@@ -152,16 +152,15 @@ def test_queries_in_blocks(device: str, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("kind", ["random", "near-duplicates", "clusters", "one entry"])
 def test_maxima_are_within_half_the_margin(device: str, kind: str) -> None:
     q, b = (one.to(device) for one in vectors(kind, 3, 200, 37, 6))
-    packed = kernels.pack(b)
-    width, groups = packed.coarse.shape[1], packed.coarse.shape[0] // 16
-    rounded = packed.coarse.new_empty(3, width)
+    coarse, side = kernels.pack(b)
+    width, groups = coarse.shape[1], coarse.shape[0] // 16
+    bias, centre, error = side[:256], side[256 : 256 + width], side[256 + width :]
+    rounded = coarse.new_empty(3, width)
     margins, count = torch.zeros(2, 3, dtype=torch.int32, device=device)
-    coarse_pass.round_queries[(3,)](
-        q, packed.centre, packed.error, rounded, margins, count, 37, width, BLOCK=64
-    )
+    coarse_pass.round_queries[(3,)](q, centre, error, rounded, margins, count, 37, width, BLOCK=64)
     maxima = torch.zeros(3, groups, dtype=torch.int16, device=device)
-    kernels._group_maxima(rounded, packed.coarse, packed.bias, maxima)
-    centred = b.double() - packed.centre.double()
+    kernels._group_maxima(rounded, coarse, bias, maxima)
+    centred = b.double() - centre[:37].double()
     similarity = q.double() @ centred.T / centred.norm(dim=1).max()
     for block in range(2):
         for group in range(8):
@@ -175,17 +174,16 @@ def test_maxima_are_within_half_the_margin(device: str, kind: str) -> None:
 
 def test_the_packed_bank(device: str) -> None:
     b = unit(random(130, 70, 0)).to(device)
-    packed = kernels.pack(b)
-    assert packed.coarse.shape == (256, 128)
-    assert packed.coarse.dtype == torch.float16
-    assert not packed.coarse[:, 70:].any()
-    assert packed.bias.shape == (256,)
+    coarse, side = kernels.pack(b)
+    assert (coarse.shape, side.shape) == kernels.packed_shapes(130, 70)
+    assert coarse.shape == (256, 128)
+    assert (coarse.dtype, side.dtype) == (torch.float16, torch.float32)
+    assert not coarse[:, 70:].any()
     # Rows 130 and 131 are in groups 2 and 3 of the second block, which have no row; those after
     # 136 repeat rows 128 and 129.
-    assert torch.equal(packed.coarse[136], packed.coarse[128])
-    assert torch.equal(packed.coarse[137], packed.coarse[129])
-    assert float(packed.error) < 2.0**-11
-    assert sum(one.numel() * one.element_size() for one in packed) < 256 * 128 * 2 + 2048
+    assert torch.equal(coarse[136], coarse[128])
+    assert torch.equal(coarse[137], coarse[129])
+    assert 0 < float(side[-1]) < 2.0**-11
 
 
 def large(rows: int, seed: int, device: str) -> Tensor:
@@ -198,7 +196,7 @@ def test_large(device: str, queries: int, bank: int, k: int, request: Any) -> No
         pytest.skip("too large for the interpreter")
     q, b = large(queries, 0, device), large(bank, 1, device)
     q[: queries // 2] = b[: queries // 2]
-    check(kernels.search(q, b, kernels.pack(b), k).cpu(), q.cpu(), b.cpu(), k)
+    check(kernels.search(q, b, *kernels.pack(b), k).cpu(), q.cpu(), b.cpu(), k)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3])
@@ -207,4 +205,4 @@ def test_large_bank_of_like_rows(device: str, spread: float) -> None:
         pytest.skip("too large for the interpreter")
     b = unit(large(1, 0, device) + spread * large(20000, 1, device))
     q = unit(large(1, 0, device) + spread * large(200, 2, device))
-    check(kernels.search(q, b, kernels.pack(b), 4).cpu(), q.cpu(), b.cpu(), 4)
+    check(kernels.search(q, b, *kernels.pack(b), 4).cpu(), q.cpu(), b.cpu(), 4)
