@@ -38,9 +38,12 @@ py::tuple topk_mean(const Array<float>& scores, std::int64_t k) {
 
 }  // namespace
 
+void bind_attention_degree(py::module_& m);
+
 PYBIND11_MODULE(_C, m) {
     m.doc() = "robustad's C++ core; free of torch.";
     m.def("topk_mean", &topk_mean, py::arg("scores").noconvert(), py::arg("k"),
           "Mean of the k largest values a row, and their columns: (rows, columns) float32 -> "
           "(rows,) float32, (rows, k) int64.");
+    bind_attention_degree(m);
 }

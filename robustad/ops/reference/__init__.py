@@ -1,0 +1,1 @@
+"""Torch twins of the operators: any device, differentiable; what the kernels are compared to."""
