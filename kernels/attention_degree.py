@@ -14,8 +14,7 @@ from robustad.kernels.attention_degree_tiles import (
     LOG2E,
     PREFIX_BLOCK,
     forward_tiles,
-    padded,
-    precision,
+    head_values,
     tuned,
     variants_of,
 )
@@ -30,6 +29,33 @@ def load_rows(pointer, rows, stop, stride, dims, d, EVEN: tl.constexpr):  # noqa
     if not EVEN:
         mask = mask & (dims[None, :] < d)
     return tl.load(pointer + rows[:, None] * stride + dims[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def products(
+    a_ptr,
+    a_rows,
+    a_stride,
+    b_ptr,
+    b_rows,
+    b_stride,
+    stop,
+    d,
+    HEAD: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Rows of a times rows of b, CHUNK dimensions at a time.
+
+    float32 operands are split into parts: of whole rows these don't fit the registers.
+    """
+    found = tl.zeros((a_rows.shape[0], b_rows.shape[0]), tl.float32)
+    for start in range(0, HEAD, CHUNK):
+        dims = start + tl.arange(0, CHUNK)
+        a = load_rows(a_ptr, a_rows, stop, a_stride, dims, d, False)
+        b = load_rows(b_ptr, b_rows, stop, b_stride, dims, d, False)
+        found = tl.dot(a, tl.trans(b), found, input_precision=PRECISION)
+    return found
 
 
 @triton.jit
@@ -67,6 +93,7 @@ def forward(
     STATISTICS: tl.constexpr,
     FUSED: tl.constexpr,
     HEAD: tl.constexpr,
+    CHUNK: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     PREFIX: tl.constexpr,
@@ -79,7 +106,8 @@ def forward(
     dims = tl.arange(0, HEAD)
     q_ptr += (head // heads) * q_b + (head % heads) * q_h
     k_ptr += (head // heads) * k_b + (head % heads) * k_h
-    q = load_rows(q_ptr, rows, tokens, q_n, dims, d, EVEN)
+    if CHUNK == HEAD:
+        q = load_rows(q_ptr, rows, tokens, q_n, dims, d, EVEN)
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     if FUSED:
@@ -88,9 +116,12 @@ def forward(
 
     for start in range(prefix, tokens, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
-        k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
-        z = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale2
-        z = tl.where(columns[None, :] < tokens, z, float("-inf"))
+        if CHUNK == HEAD:
+            k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
+            z = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        else:
+            z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, d, HEAD, CHUNK, PRECISION)
+        z = tl.where(columns[None, :] < tokens, z * scale2, float("-inf"))
         new_top = tl.maximum(top, tl.max(z, axis=1))
         kept = tl.exp2(top - new_top)
         weights = tl.exp2(z - new_top[:, None])
@@ -106,9 +137,14 @@ def forward(
         # The prefix comes last: the degree needs a log-sum-exp that it is not part of.
         for start in range(0, prefix, PREFIX):
             columns = start + tl.arange(0, PREFIX)
-            k = load_rows(k_ptr, columns, prefix, k_n, dims, d, EVEN)
-            z = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale2
-            z = tl.where(columns[None, :] < prefix, z, float("-inf"))
+            if CHUNK == HEAD:
+                k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
+                z = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            else:
+                z = products(
+                    q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, d, HEAD, CHUNK, PRECISION
+                )
+            z = tl.where(columns[None, :] < prefix, z * scale2, float("-inf"))
             new_top = tl.maximum(top, tl.max(z, axis=1))
             kept = tl.exp2(top - new_top)
             weights = tl.exp2(z - new_top[:, None])
@@ -133,8 +169,12 @@ def forward(
     for start in range(prefix, tokens, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
         inside = columns[None, :] < tokens
-        k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
-        z = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale2 - patch_lse[:, None]
+        if CHUNK == HEAD:
+            k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
+            z = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        else:
+            z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, d, HEAD, CHUNK, PRECISION)
+        z = z * scale2 - patch_lse[:, None]
         s = tl.where(inside, tl.exp2(z), 0.0)
         if SOFT:
             t = tl.where(inside, 1.0 / (1.0 + tl.exp2((delta - s) * slope2)), 0.0)
@@ -203,9 +243,7 @@ def _run(
         SOFT=tau is not None,
         STATISTICS=statistics,
         FUSED=v is not None,
-        HEAD=padded(d),
-        EVEN=padded(d) == d,
-        PRECISION=precision(q.dtype),
+        **head_values(d, q.element_size()),
         PREFIX=PREFIX_BLOCK,
     )
     return made

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustad.kernels.attention_degree import rows_contiguous
 from robustad.kernels.attention_degree_gradients import tuned_key_gradient, tuned_query_gradient
-from robustad.kernels.attention_degree_tiles import LOG2E, padded, precision
+from robustad.kernels.attention_degree_tiles import LOG2E, head_values
 
 # Gradients are brought to about this size where they are multiplied in float16, whose range is
 # small: a degree's gradient of 1e-5 times an attention of 1e-3 would be lost.
@@ -96,9 +96,7 @@ def _run(
         "SOFT": a is not None,
         "STATISTICS": statistics,
         "FUSED": v is not None,
-        "HEAD": padded(d),
-        "EVEN": padded(d) == d,
-        "PRECISION": precision(q.dtype),
+        **head_values(d, q.element_size()),
     }
     for kernel, made, block in (
         (tuned_query_gradient, (dq,), "BLOCK_M"),

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from robustad.kernels.aot import Variant
-from robustad.kernels.attention_degree import LN2, load_rows
+from robustad.kernels.attention_degree import LN2, load_rows, products
 from robustad.kernels.attention_degree_tiles import (
     LOG2E,
     key_tiles,
@@ -104,6 +104,7 @@ def query_gradient(
     STATISTICS: tl.constexpr,
     FUSED: tl.constexpr,
     HEAD: tl.constexpr,
+    CHUNK: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -115,7 +116,8 @@ def query_gradient(
     dims = tl.arange(0, HEAD)
     q_ptr += (head // heads) * q_b + (head % heads) * q_h
     k_ptr += (head // heads) * k_b + (head % heads) * k_h
-    q = load_rows(q_ptr, rows, tokens, q_n, dims, d, EVEN)
+    if CHUNK == HEAD:
+        q = load_rows(q_ptr, rows, tokens, q_n, dims, d, EVEN)
     size = tl.load(size_ptr + head)
     at = head * (tokens - prefix) + rows - prefix
     patch_rows = (rows >= prefix) & (rows < tokens)
@@ -132,7 +134,8 @@ def query_gradient(
     if FUSED:
         v_ptr += (head // heads) * v_b + (head % heads) * v_h
         dout_ptr += (head // heads) * dout_b + (head % heads) * dout_h
-        dout = load_rows(dout_ptr, rows, tokens, dout_n, dims, d, EVEN)
+        if CHUNK == HEAD:
+            dout = load_rows(dout_ptr, rows, tokens, dout_n, dims, d, EVEN)
         lse = tl.load(lse_ptr + head * tokens + rows, mask=rows < tokens, other=0.0)[:, None]
         dsum = tl.load(dsum_ptr + head * tokens + rows, mask=rows < tokens, other=0.0)[:, None]
         first = 0
@@ -140,11 +143,20 @@ def query_gradient(
     for start in range(first, tokens, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
         k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
-        z = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale2
+        if CHUNK == HEAD:
+            z = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        else:
+            z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, d, HEAD, CHUNK, PRECISION)
+        z = z * scale2
         dp = z
         if FUSED:
-            v = load_rows(v_ptr, columns, tokens, v_n, dims, d, EVEN)
-            dp = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
+            if CHUNK == HEAD:
+                v = load_rows(v_ptr, columns, tokens, v_n, dims, d, EVEN)
+                dp = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
+            else:
+                dp = products(
+                    dout_ptr, rows, dout_n, v_ptr, columns, v_n, tokens, d, HEAD, CHUNK, PRECISION
+                )
         inside = columns[None, :] < tokens
         degree = patch_rows[:, None] & inside & (columns[None, :] >= prefix)
         gradient, _ = score_gradient(
@@ -218,6 +230,7 @@ def key_gradient(
     STATISTICS: tl.constexpr,
     FUSED: tl.constexpr,
     HEAD: tl.constexpr,
+    CHUNK: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -230,13 +243,15 @@ def key_gradient(
     dims = tl.arange(0, HEAD)
     q_ptr += (head // heads) * q_b + (head % heads) * q_h
     k_ptr += (head // heads) * k_b + (head % heads) * k_h
-    k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
+    if CHUNK == HEAD:
+        k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
     size = tl.load(size_ptr + head)
     dk = tl.zeros((BLOCK_N, HEAD), tl.float32)
     if FUSED:
         v_ptr += (head // heads) * v_b + (head % heads) * v_h
         dout_ptr += (head // heads) * dout_b + (head % heads) * dout_h
-        v = load_rows(v_ptr, columns, tokens, v_n, dims, d, EVEN)
+        if CHUNK == HEAD:
+            v = load_rows(v_ptr, columns, tokens, v_n, dims, d, EVEN)
         dv = tl.zeros((BLOCK_N, HEAD), tl.float32)
     for start in range(0, tokens, BLOCK_M):
         rows = start + tl.arange(0, BLOCK_M)
@@ -252,11 +267,20 @@ def key_gradient(
         if STATISTICS:
             b = tl.load(b_ptr + at, mask=patch_rows, other=0.0)[None, :]
             c = tl.load(c_ptr + at, mask=patch_rows, other=0.0)[None, :]
-        z = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale2
+        if CHUNK == HEAD:
+            z = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+        else:
+            z = products(k_ptr, columns, k_n, q_ptr, rows, q_n, tokens, d, HEAD, CHUNK, PRECISION)
+        z = z * scale2
         lse, dsum, dp = r, r, z
         if FUSED:
             dout = load_rows(dout_ptr, rows, tokens, dout_n, dims, d, EVEN)
-            dp = tl.dot(v, tl.trans(dout), input_precision=PRECISION)
+            if CHUNK == HEAD:
+                dp = tl.dot(v, tl.trans(dout), input_precision=PRECISION)
+            else:
+                dp = products(
+                    v_ptr, columns, v_n, dout_ptr, rows, dout_n, tokens, d, HEAD, CHUNK, PRECISION
+                )
             lse = tl.load(lse_ptr + head * tokens + rows, mask=rows < tokens, other=0.0)[None, :]
             dsum = tl.load(dsum_ptr + head * tokens + rows, mask=rows < tokens, other=0.0)[None, :]
         inside = rows[None, :] < tokens

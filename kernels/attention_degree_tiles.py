@@ -28,29 +28,29 @@ Tiles = Callable[[int, int, bool], list[Tile]]
 
 def forward_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     """Tiles of the forward pass for a padded head size and an element size in bytes."""
-    if size == 4:  # each operand becomes two of half the precision, in registers
-        return [Tile(64, 32, 4, 2)] if head < 128 else [Tile(64, 32, 8, 2)]
-    if head < 128:
-        return [Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)]
-    return [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)]
+    if size == 4:
+        return [Tile(64, 32, 4, 2), Tile(32, 32, 4, 2)]
+    if fused and head == 128:
+        return [Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)]
+    return [Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)]
 
 
 def query_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     """Tiles of the gradient of the queries: m rows stay, n columns pass by."""
     if size == 4:
-        return [Tile(32, 32, 4, 2)] if head < 128 else [Tile(32, 32, 8, 2)]
-    if head < 128:
-        return [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)]
+        return [Tile(64, 32, 8, 1), Tile(32, 32, 4, 1)]
+    if fused and head == 128:
+        return [Tile(64, 64, 8, 2), Tile(64, 32, 4, 2)]
     return [Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)]
 
 
 def key_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     """Tiles of the gradient of keys and values: n columns stay, m rows pass by."""
     if size == 4:
-        return [Tile(32, 32, 4, 2)] if head < 128 else [Tile(32, 32, 8, 2)]
-    if head < 128:
+        return [Tile(32, 64, 8, 1), Tile(32, 32, 4, 1)]
+    if not fused:
         return [Tile(64, 128, 8, 2), Tile(64, 64, 4, 2)]
-    return [Tile(64, 128, 8, 2), Tile(32, 64, 4, 2)]
+    return [Tile(32, 64, 8, 2) if head == 128 else Tile(32, 128, 8, 2), Tile(32, 64, 4, 2)]
 
 
 def config(tile: Tile) -> Any:
@@ -80,14 +80,23 @@ def tuned(kernel: Any, tiles: Tiles) -> Any:
 HEADS = (16, 32, 64, 128)
 
 
-def precision(dtype: torch.dtype) -> str:
-    """How float32 operands are multiplied: three products of tf32 give float32's precision."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-
-
 def padded(d: int) -> int:
     """Head size the kernels work with: a power of two, of at least 16."""
-    return max(HEADS[0], triton.next_power_of_2(d))
+    return max(HEADS[0], int(triton.next_power_of_2(d)))
+
+
+def head_values(d: int, size: int) -> dict[str, Any]:
+    """Compile-time arguments that follow from head size and element size in bytes.
+
+    Three products of tf32 have float32's precision; only float32 operands are affected.
+    """
+    head = padded(d)
+    return {
+        "HEAD": head,
+        "EVEN": head == d,
+        "CHUNK": min(head, 32) if size == 4 else head,
+        "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
+    }
 
 
 # dtype, head size, kind, soft: what is compiled ahead of time, each with its first tile, and with
@@ -132,7 +141,6 @@ def variants_of(
             | dict.fromkeys(("scale", "scale2", "delta", "slope2"), "fp32")
         )
         flags = {"SOFT": soft, "STATISTICS": kind == "statistics", "FUSED": fused}
-        shape = {"HEAD": padded(d), "EVEN": padded(d) == d, "PRECISION": "tf32x3"}
         mine = tiles(padded(d), size, fused)
         found += [
             Variant(
@@ -140,7 +148,7 @@ def variants_of(
                 f"{tile.m}x{tile.n}, {tile.warps} warps",
                 kernel=kernel,
                 signature=signature,
-                constexprs={**flags, **shape, **more, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+                constexprs={**flags, **head_values(d, size), **more, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
                 num_warps=tile.warps,
                 num_stages=tile.stages,
                 expect_wgmma=True,
