@@ -44,5 +44,6 @@ PYBIND11_MODULE(_C, m) {
     m.def("topk_mean", &topk_mean, py::arg("scores").noconvert(), py::arg("k"),
           "Mean of the k largest values a row, and their columns: (rows, columns) float32 -> "
           "(rows,) float32, (rows, k) int64.");
+    bind_attention_degree(m);
     bind_cosine_nn(m);
 }

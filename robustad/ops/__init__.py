@@ -1,6 +1,22 @@
-"""The operations everything goes through: nearest neighbours and the top-k mean."""
+"""The operations everything goes through: nearest neighbours, top-k mean, attention degree."""
 
+from robustad.ops.attention_degree import (
+    AttentionStatistics,
+    attention_degree,
+    attention_statistics,
+    attention_with_degree,
+)
 from robustad.ops.cosine_nn import PackedBank, cosine_nn, pack_bank
 from robustad.ops.topk_mean import resolve_k, topk_mean
 
-__all__ = ["PackedBank", "cosine_nn", "pack_bank", "resolve_k", "topk_mean"]
+__all__ = [
+    "AttentionStatistics",
+    "PackedBank",
+    "attention_degree",
+    "attention_statistics",
+    "attention_with_degree",
+    "cosine_nn",
+    "pack_bank",
+    "resolve_k",
+    "topk_mean",
+]

@@ -12,6 +12,6 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
     dict
         From an operator's overload to an onnxscript function.
     """
-    from robustad.export.translations import cosine_nn
+    from robustad.export.translations import attention_degree, cosine_nn
 
-    return {**cosine_nn.translations()}
+    return {**attention_degree.TRANSLATIONS, **cosine_nn.TRANSLATIONS}
