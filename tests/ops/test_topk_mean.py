@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from robustad import _C
 from robustad.errors import InputError
 from robustad.ops import resolve_k, topk_mean
-from robustad.ops.topk_mean import topk_mean_torch
+from robustad.ops.reference.topk_mean import topk_mean_torch
 
 INF = math.inf
 # Relative rounding of one operation in each dtype.
