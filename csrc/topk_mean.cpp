@@ -39,6 +39,17 @@ struct Portable {
             a.lanes[i] = a.lanes[i] > b.lanes[i] ? a.lanes[i] : b.lanes[i];
         return a;
     }
+    static Portable min(Portable a, const Portable& b) {
+        for (int i = 0; i < kWidth; ++i)
+            a.lanes[i] = a.lanes[i] < b.lanes[i] ? a.lanes[i] : b.lanes[i];
+        return a;
+    }
+    // Keys above a bound, kNan for the others.
+    Portable or_nan_below(const Portable& bound) const {
+        Portable keys;
+        for (int i = 0; i < kWidth; ++i) keys.lanes[i] = lanes[i] > bound.lanes[i] ? lanes[i] : kNan;
+        return keys;
+    }
     Portable where_positive(const float* weights) const {
         Portable keys;
         for (int i = 0; i < kWidth; ++i) keys.lanes[i] = weights[i] > 0 ? lanes[i] : kNone;
@@ -50,6 +61,11 @@ struct Portable {
         for (int i = 0; i < kWidth; ++i)
             mask |= static_cast<unsigned>(lanes[i] > bound.lanes[i]) << i;
         return mask;
+    }
+    int how_many_above(const Portable& bound) const {
+        int count = 0;
+        for (int i = 0; i < kWidth; ++i) count += lanes[i] > bound.lanes[i];
+        return count;
     }
     std::int32_t* append(std::int32_t* out, unsigned mask) const {
         for (int i = 0; i < kWidth; ++i) {

@@ -48,6 +48,12 @@ struct Avx2 {
     }
     static Avx2 all(std::int32_t key) { return {_mm256_set1_epi32(key)}; }
     static Avx2 max(Avx2 a, Avx2 b) { return {_mm256_max_epi32(a.lanes, b.lanes)}; }
+    static Avx2 min(Avx2 a, Avx2 b) { return {_mm256_min_epi32(a.lanes, b.lanes)}; }
+    // Keys above a bound, kNan for the others.
+    Avx2 or_nan_below(Avx2 bound) const {
+        const __m256i above = _mm256_cmpgt_epi32(lanes, bound.lanes);
+        return {_mm256_blendv_epi8(_mm256_set1_epi32(kNan), lanes, above)};
+    }
     Avx2 where_positive(const float* weights) const {
         const __m256 positive =
             _mm256_cmp_ps(_mm256_loadu_ps(weights), _mm256_setzero_ps(), _CMP_GT_OQ);
@@ -60,6 +66,7 @@ struct Avx2 {
         const __m256i greater = _mm256_cmpgt_epi32(lanes, bound.lanes);
         return static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(greater)));
     }
+    int how_many_above(Avx2 bound) const { return __builtin_popcount(above(bound)); }
     std::int32_t* append(std::int32_t* out, unsigned mask) const {
         const __m128i places = _mm_cvtsi64_si128(static_cast<long long>(kLanes.of[mask]));
         Avx2{_mm256_permutevar8x32_epi32(lanes, _mm256_cvtepu8_epi32(places))}.store(out);

@@ -33,6 +33,12 @@ struct Avx512 {
     static Avx512 load(const std::int32_t* from) { return {_mm512_loadu_si512(from)}; }
     static Avx512 all(std::int32_t key) { return {_mm512_set1_epi32(key)}; }
     static Avx512 max(Avx512 a, Avx512 b) { return {_mm512_max_epi32(a.lanes, b.lanes)}; }
+    static Avx512 min(Avx512 a, Avx512 b) { return {_mm512_min_epi32(a.lanes, b.lanes)}; }
+    // Keys above a bound, kNan for the others.
+    Avx512 or_nan_below(Avx512 bound) const {
+        const __mmask16 above = _mm512_cmpgt_epi32_mask(lanes, bound.lanes);
+        return {_mm512_mask_mov_epi32(_mm512_set1_epi32(kNan), above, lanes)};
+    }
     Avx512 where_positive(const float* weights) const {
         const __mmask16 positive =
             _mm512_cmp_ps_mask(_mm512_loadu_ps(weights), _mm512_setzero_ps(), _CMP_GT_OQ);
@@ -40,6 +46,7 @@ struct Avx512 {
     }
     void store(std::int32_t* out) const { _mm512_storeu_si512(out, lanes); }
     unsigned above(Avx512 bound) const { return _mm512_cmpgt_epi32_mask(lanes, bound.lanes); }
+    int how_many_above(Avx512 bound) const { return __builtin_popcount(above(bound)); }
     std::int32_t* append(std::int32_t* out, unsigned mask) const {
         // compressed in a register: compressing stores are slow on some CPUs
         const __mmask16 chosen = static_cast<__mmask16>(mask);

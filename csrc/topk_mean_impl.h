@@ -67,7 +67,7 @@ struct Row {
         return out + V::kWidth - begin;
     }
 
-    // Keys above `low`, in the order of their columns; returns how many. Writes a vector beyond.
+    // Keys above `low`, in the order of their columns, then a vector of kNone; returns how many.
     std::int64_t collect(std::int32_t low, std::int32_t* out) const {
         std::int32_t* const begin = out;
         const V bound = V::all(low);
@@ -78,53 +78,67 @@ struct Row {
             if (above) out = keys.append(out, above);
         }
         const V rest = tail();
-        return rest.append(out, rest.above(bound)) - begin;
+        out = rest.append(out, rest.above(bound));
+        V::all(kNone).store(out);
+        return out - begin;
     }
 };
 
-inline std::int64_t count_above(const std::int32_t* keys, std::int64_t n, std::int32_t pivot) {
-    std::int32_t count = 0;
-    for (std::int64_t i = 0; i < n; ++i) count += keys[i] > pivot;
-    return count;
-}
-
-inline std::int32_t smallest_above(const std::int32_t* keys, std::int64_t n, std::int32_t low) {
-    std::int32_t smallest = kNan;
-    for (std::int64_t i = 0; i < n; ++i) {
-        const std::int32_t key = keys[i] > low ? keys[i] : kNan;
-        smallest = key < smallest ? key : smallest;
-    }
-    return smallest;
-}
-
-// Narrows `interval` around the k-th largest key until it is found, or until k..k + slack keys are
-// above its lower end.
-inline void narrow_interval(const std::int32_t* keys, std::int64_t n, std::int64_t k,
-                            std::int64_t slack, Interval& interval) {
-    while (is_open(interval)) {
-        const std::int32_t pivot = pivot_of(interval);
-        const std::int64_t above = count_above(keys, n, pivot);
-        narrow_to(interval, pivot, above >= k);
-        if (above >= k && above <= k + slack) return;
-    }
-}
-
-// Around all keys but kNone.
-inline Interval whole_range(const std::int32_t* keys, std::int64_t n) {
-    std::int32_t most = kNone;
-    for (std::int64_t i = 0; i < n; ++i) most = keys[i] > most ? keys[i] : most;
-    return {smallest_above(keys, n, kNone) - 1, most};
-}
-
-// Sum of the values above a key, in an order that the keys alone decide; none of them is NaN. The
-// last vector is read whole, so what lies beyond the keys is overwritten.
+// Keys in memory, a whole number of vectors with kNone at the end.
 template <class V>
-double sum_above(std::int32_t* keys, std::int64_t n, std::int32_t low) {
-    V::all(kNone).store(keys + n);
-    typename V::Sums sums{};
-    for (std::int64_t i = 0; i < n; i += V::kWidth) V::load(keys + i).add_above(V::all(low), sums);
-    return sums.total();
-}
+struct Keys {
+    const std::int32_t* keys;
+    std::int64_t n;
+
+    std::int64_t count_above(std::int32_t pivot) const {
+        const V bound = V::all(pivot);
+        std::int64_t count = 0;
+        for (std::int64_t i = 0; i < n; i += V::kWidth)
+            count += V::load(keys + i).how_many_above(bound);
+        return count;
+    }
+
+    std::int32_t largest() const {
+        V most = V::load(keys);
+        for (std::int64_t i = V::kWidth; i < n; i += V::kWidth)
+            most = V::max(most, V::load(keys + i));
+        std::int32_t lanes[V::kWidth], largest = kNone;
+        most.store(lanes);
+        for (const std::int32_t lane : lanes) largest = lane > largest ? lane : largest;
+        return largest;
+    }
+
+    // kNan if none is above.
+    std::int32_t smallest_above(std::int32_t low) const {
+        const V bound = V::all(low);
+        V least = V::all(kNan);
+        for (std::int64_t i = 0; i < n; i += V::kWidth)
+            least = V::min(least, V::load(keys + i).or_nan_below(bound));
+        std::int32_t lanes[V::kWidth], smallest = kNan;
+        least.store(lanes);
+        for (const std::int32_t lane : lanes) smallest = lane < smallest ? lane : smallest;
+        return smallest;
+    }
+
+    // Narrows an interval around the k-th largest key until it is found, or until no more than
+    // k + slack keys are above its lower end.
+    void narrow(std::int64_t k, std::int64_t slack, Interval& interval) const {
+        while (is_open(interval)) {
+            const std::int32_t pivot = pivot_of(interval);
+            const std::int64_t above = count_above(pivot);
+            narrow_to(interval, pivot, above >= k);
+            if (above >= k && above <= k + slack) return;
+        }
+    }
+
+    // Sum of the values above a key, none of which is NaN, in an order that the keys alone decide.
+    double sum_above(std::int32_t low) const {
+        const V bound = V::all(low);
+        typename V::Sums sums{};
+        for (std::int64_t i = 0; i < n; i += V::kWidth) V::load(keys + i).add_above(bound, sums);
+        return sums.total();
+    }
+};
 
 // Scratch memory for a row: maxima, then what was collected; both may be written a vector beyond.
 template <class V>
@@ -161,26 +175,27 @@ void forward_row(const TopkMean& task, std::int64_t row, T* mean, double* state,
     }
 
     std::int32_t low = kNone;
-    std::int32_t* collected = scratch + maxima_room<V>(n);
     if (k * kMaximaPerScore * kGroup <= n) {
-        const std::int64_t groups = keys.maxima(scratch);
+        const Keys<V> maxima{scratch, keys.maxima(scratch)};
         // with weights, fewer than k groups may have a valid entry: then no bound is known
-        if (!kWeighted || count_above(scratch, groups, kNone) >= k) {
-            Interval bound = whole_range(scratch, groups);
-            narrow_interval(scratch, groups, k, k / kSlack, bound);
+        if (!kWeighted || maxima.count_above(kNone) >= k) {
+            Interval bound{maxima.smallest_above(kNone) - 1, maxima.largest()};
+            maxima.narrow(k, k / kSlack, bound);
             low = bound.low;
         }
     }
-    const std::int64_t found = keys.collect(low, collected);
-    Interval interval = whole_range(collected, found);
-    narrow_interval(collected, found, k, 0, interval);
-    // (low, high] holds one key, or just k keys are above low
-    const std::int32_t threshold = is_open(interval)
-                                       ? smallest_above(collected, found, interval.low)
-                                       : interval.high;
+    std::int32_t* room = scratch + maxima_room<V>(n);
+    const std::int64_t found = keys.collect(low, room);
+    const Keys<V> collected{room, (found + V::kWidth - 1) / V::kWidth * V::kWidth};
+    const std::int32_t largest = collected.largest();
+    Interval interval{collected.smallest_above(low) - 1, largest};
+    collected.narrow(k, 0, interval);
+    // the interval holds one key, or just k keys are above its lower end
+    const std::int32_t threshold =
+        is_open(interval) ? collected.smallest_above(interval.low) : interval.high;
 
-    const std::int64_t above = count_above(collected, found, threshold);
-    const std::int64_t ties = count_above(collected, found, threshold - 1) - above;
+    const std::int64_t above = collected.count_above(threshold);
+    const std::int64_t ties = collected.count_above(threshold - 1) - above;
     const std::int64_t wanted = k - above;  // of the ties
     const double share = task.shared ? static_cast<double>(wanted) / static_cast<double>(ties) : 1.0;
     std::int64_t last = n - 1;
@@ -204,11 +219,10 @@ void forward_row(const TopkMean& task, std::int64_t row, T* mean, double* state,
             sum += weight * static_cast<double>(value_of(key));
         }
     } else {
-        sum = static_cast<double>(wanted) * static_cast<double>(value_of(threshold));
-        if (count_above(collected, found, kNan - 1) > 0)
-            sum = static_cast<double>(value_of(kNan));
-        else
-            sum += sum_above<V>(collected, found, threshold);
+        sum = static_cast<double>(value_of(largest));
+        if (largest != kNan)
+            sum = collected.sum_above(threshold) +
+                  static_cast<double>(wanted) * static_cast<double>(value_of(threshold));
     }
     narrow(static_cast<float>(sum / total), *mean);
     state[0] = static_cast<double>(value_of(threshold));

@@ -1,7 +1,13 @@
 """When an operator may run its kernel at once instead of asking torch's dispatcher for it."""
 
-import torch
-from torch import Tensor
+from torch import Tensor, _C
+from torch.compiler import is_compiling
+from torch.nn import Parameter
+
+# Looked up once: half of what the question costs.
+modes = _C._len_torch_dispatch_stack
+transform = _C._functorch.peek_interpreter_stack
+is_tracing = _C._is_tracing
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -18,11 +24,11 @@ def is_plain(tensor: Tensor) -> bool:
     (True, False)
     """
     return (
-        (type(tensor) is Tensor or type(tensor) is torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
+        not is_compiling()
+        and (type(tensor) is Tensor or type(tensor) is Parameter)
         and (tensor.is_cpu or tensor.is_cuda)
         and not tensor.is_neg()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and not torch.jit.is_tracing()
+        and not modes()
+        and transform() is None
+        and not is_tracing()
     )

@@ -91,14 +91,14 @@ def topk_mean(
     if weights is not None:
         weights = _fitting(weights, scores)
         fraction = k if isinstance(k, float) else 0.0
-    arguments = (scores, weights, count, fraction, ties == "shared")
+    selection = (weights, count, fraction, ties == "shared")
     means: Tensor
     if not is_plain(scores) or not (weights is None or is_plain(weights)):
-        means = TOPK_MEAN(*arguments)[0]
+        means = TOPK_MEAN(scores, *selection)[0]
     elif scores.requires_grad and torch.is_grad_enabled():
-        means = _Eager.apply(*arguments)
+        means = _Eager.apply(scores, selection)
     else:
-        means = _forward(*arguments)[0]
+        means = _forward(scores, *selection)[0]
     return means
 
 
@@ -128,62 +128,48 @@ def cuda_module() -> ModuleType | None:
     return _C_cuda
 
 
-def _kernels(scores: Tensor) -> tuple[ModuleType | None, tuple[int, ...]]:
-    """Find a module with kernels for this tensor, and what it wants beside the arguments."""
-    if scores.dtype not in DTYPES:
-        return None, ()
+def _place(scores: Tensor) -> tuple[ModuleType | None, tuple[int, ...]]:
+    """Find the kernels for a tensor, and what they ask for besides: threads, or device and stream."""
     if scores.is_cpu:
         return _C, (torch.get_num_threads(),)
-    return cuda_module(), (scores.device.index, torch.cuda.current_stream(scores.device).cuda_stream)
+    device = scores.device
+    return cuda_module(), (device.index, torch.cuda.current_stream(device).cuda_stream)
 
 
 def _forward(
     scores: Tensor, weights: Tensor | None, k: int, fraction: float, shared: bool
 ) -> tuple[Tensor, Tensor]:
-    module, where = _kernels(scores)
-    if module is None:
+    dtype = DTYPES.get(scores.dtype)
+    module, place = _place(scores)
+    if dtype is None or module is None:
         with torch.no_grad():
             return select_torch(scores, weights, k, fraction, shared)
     scores = scores.contiguous()
     weights = None if weights is None else weights.contiguous()
     rows, columns = scores.shape
-    means = torch.empty(rows, dtype=scores.dtype, device=scores.device)
-    state = torch.empty(rows, STATE, dtype=torch.float64, device=scores.device)
-    task = (scores.data_ptr(), 0 if weights is None else weights.data_ptr(), rows, columns)
+    means, state = scores.new_empty(rows), scores.new_empty((rows, STATE), dtype=torch.float64)
+    at, weights_at = scores.data_ptr(), 0 if weights is None else weights.data_ptr()
+    size = (rows, columns, k, fraction, shared, dtype)
     try:
-        module.topk_mean(
-            *task,
-            k,
-            fraction,
-            shared,
-            DTYPES[scores.dtype],
-            *where,
-            means.data_ptr(),
-            state.data_ptr(),
-        )
+        module.topk_mean(at, weights_at, *size, *place, means.data_ptr(), state.data_ptr())
     except ValueError as error:  # of the environment variable
         raise InputError(str(error)) from None
     return means, state
 
 
 def _backward(grad: Tensor, scores: Tensor, weights: Tensor | None, state: Tensor) -> Tensor:
-    module, where = _kernels(scores)
-    if module is None:
+    dtype = DTYPES.get(scores.dtype)
+    module, place = _place(scores)
+    if dtype is None or module is None:
         return spread_torch(grad, scores, weights, state)
-    scores = scores.contiguous()
+    scores, grad, state = scores.contiguous(), grad.contiguous(), state.contiguous()
     weights = None if weights is None else weights.contiguous()
-    grad, state = grad.to(scores.dtype).contiguous(), state.contiguous()
+    rows, columns = scores.shape
     out = torch.empty_like(scores)
-    task = (scores.data_ptr(), 0 if weights is None else weights.data_ptr(), *scores.shape)
+    at, weights_at = scores.data_ptr(), 0 if weights is None else weights.data_ptr()
+    results = (grad.data_ptr(), state.data_ptr(), out.data_ptr())
     try:
-        module.topk_mean_backward(
-            *task,
-            DTYPES[scores.dtype],
-            *where,
-            grad.data_ptr(),
-            state.data_ptr(),
-            out.data_ptr(),
-        )
+        module.topk_mean_backward(at, weights_at, rows, columns, dtype, *place, *results)
     except ValueError as error:
         raise InputError(str(error)) from None
     return out
@@ -193,17 +179,17 @@ class _Eager(torch.autograd.Function):
     """The operator without the dispatcher, for `is_plain` tensors."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        means, state = _forward(*arguments)
-        ctx.save_for_backward(arguments[0], arguments[1], state)
+    def forward(ctx: Any, scores: Tensor, selection: tuple[Any, ...]) -> Tensor:
+        means, ctx.state = _forward(scores, *selection)
+        ctx.save_for_backward(scores, selection[0])
         return means
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        scores, weights, state = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        scores, weights = ctx.saved_tensors
         # Only what is to be differentiated again needs the operator.
         step = TOPK_MEAN_BACKWARD if torch.is_grad_enabled() or not is_plain(grads[0]) else _backward
-        return step(grads[0], scores.detach(), weights, state), None, None, None, None
+        return step(grads[0], scores, weights, ctx.state), None
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
