@@ -1,12 +1,13 @@
 """When an operator may run its kernel at once instead of asking torch's dispatcher for it."""
 
-from torch import Tensor, _C
+from torch import _C, Tensor
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 # Looked up once: half of what the question costs.
 modes = _C._len_torch_dispatch_stack
 transform = _C._functorch.peek_interpreter_stack
+is_batched = _C._functorch.is_legacy_batchedtensor
 is_tracing = _C._is_tracing
 
 
@@ -30,5 +31,6 @@ def is_plain(tensor: Tensor) -> bool:
         and not tensor.is_neg()
         and not modes()
         and transform() is None
+        and not is_batched(tensor)
         and not is_tracing()
     )

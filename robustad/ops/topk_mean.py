@@ -129,7 +129,7 @@ def cuda_module() -> ModuleType | None:
 
 
 def _place(scores: Tensor) -> tuple[ModuleType | None, tuple[int, ...]]:
-    """Find the kernels for a tensor, and what they ask for besides: threads, or device and stream."""
+    """Find the kernels, and what they want besides: threads, or a device and its stream."""
     if scores.is_cpu:
         return _C, (torch.get_num_threads(),)
     device = scores.device
@@ -188,7 +188,9 @@ class _Eager(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
         scores, weights = ctx.saved_tensors
         # Only what is to be differentiated again needs the operator.
-        step = TOPK_MEAN_BACKWARD if torch.is_grad_enabled() or not is_plain(grads[0]) else _backward
+        step = (
+            TOPK_MEAN_BACKWARD if torch.is_grad_enabled() or not is_plain(grads[0]) else _backward
+        )
         return step(grads[0], scores, weights, ctx.state), None
 
 

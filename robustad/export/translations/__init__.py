@@ -10,6 +10,14 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
     Returns
     -------
     dict
-        From an operator's overload to an onnxscript function.
+        From an operator's overload to a function of onnxscript values.
+
+    Examples
+    --------
+    >>> [str(target) for target in translation_table()]
+    ['robustad.topk_mean.default']
     """
-    return {}
+    from robustad.export.translations.topk_mean import topk_mean
+    from robustad.ops.topk_mean import TOPK_MEAN
+
+    return {TOPK_MEAN: topk_mean}
