@@ -18,7 +18,10 @@ from setuptools.command.sdist import sdist
 
 CSRC = Path("csrc")
 CUDA = CSRC / "cuda"
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"]
+AVX512 = [
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
+    "-Wno-maybe-uninitialized",  # gcc 12 finds its own headers wanting
+]
 # Flags of files whose stem ends so; which of them run is decided at run time. Such a file defines
 # nothing that the linker could share with others (no inline functions or templates outside unnamed
 # namespaces), and is empty but for its entry where the compiler did not get the flags.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustad.ops import resolve_k, topk_mean
-from robustad.ops.topk_mean import topk_mean_torch
+from robustad.ops.reference.topk_mean import topk_mean_torch
 
 FRACTION = 0.01
 # Images, patches: 448 and 672 pixels in patches of 14; filters on 448 pixels; one image.

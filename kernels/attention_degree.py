@@ -7,8 +7,6 @@ the online softmax), the second makes the scores again and counts. Exponents are
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from robustad.kernels.aot import Variant
 from robustad.kernels.attention_degree_tiles import (
     LOG2E,
@@ -18,12 +16,13 @@ from robustad.kernels.attention_degree_tiles import (
     tuned,
     variants_of,
 )
+from torch import Tensor
 
 LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def load_rows(pointer, rows, stop, stride, dims, d, EVEN: tl.constexpr):  # noqa: N803
+def load_rows(pointer, rows, stop, stride, dims, d, EVEN: tl.constexpr):
     """Rows of a (tokens, d) matrix; zeros from `stop` and from `d` on."""
     mask = rows[:, None] < stop
     if not EVEN:

@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 import triton
-from torch import Tensor
-
 from robustad.kernels.attention_degree import rows_contiguous
 from robustad.kernels.attention_degree_gradients import tuned_key_gradient, tuned_query_gradient
 from robustad.kernels.attention_degree_tiles import LOG2E, head_values
+from torch import Tensor
 
 # Gradients are brought to about this size where they are multiplied in float16, whose range is
 # small: a degree's gradient of 1e-5 times an attention of 1e-3 would be lost.
@@ -87,11 +86,18 @@ def _run(
     )
     unused = patch_lse  # stands for what this variant does not touch
     q, k = rows_contiguous(q), rows_contiguous(k)
-    v_, dout_ = (
-        (q, q) if v is None or dout is None else (rows_contiguous(v), rows_contiguous(dout))
-    )
+    v_, dout_ = (q, q) if v is None or dout is None else (rows_contiguous(v), rows_contiguous(dout))
     terms = [unused if x is None else x for x in (lse, dsum, patch_lse, a, b, c, r)]
-    numbers = (heads, n, prefix, d, scale, scale * LOG2E, delta, LOG2E / tau if a is not None else 0)
+    numbers = (
+        heads,
+        n,
+        prefix,
+        d,
+        scale,
+        scale * LOG2E,
+        delta,
+        LOG2E / tau if a is not None else 0,
+    )
     flags: dict[str, Any] = {
         "SOFT": a is not None,
         "STATISTICS": statistics,

@@ -1,12 +1,10 @@
 """Tile sizes of the attention degree's kernels, and how they are tuned and compiled."""
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import triton
-
 from robustad.kernels.aot import Variant
 
 LOG2E = 1.4426950408889634
@@ -148,7 +146,13 @@ def variants_of(
                 f"{tile.m}x{tile.n}, {tile.warps} warps",
                 kernel=kernel,
                 signature=signature,
-                constexprs={**flags, **head_values(d, size), **more, "BLOCK_M": tile.m, "BLOCK_N": tile.n},
+                constexprs={
+                    **flags,
+                    **head_values(d, size),
+                    **more,
+                    "BLOCK_M": tile.m,
+                    "BLOCK_N": tile.n,
+                },
                 num_warps=tile.warps,
                 num_stages=tile.stages,
                 expect_wgmma=True,

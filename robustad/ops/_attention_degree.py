@@ -117,9 +117,7 @@ def statistics_cpu(
 ) -> tuple[Tensor, ...]:
     q, k = _without_prefix(q, prefix), _without_prefix(k, prefix)
     made = _run_cpu(q, k, None, delta, tau, 0, scale, statistics=True)
-    return tuple(
-        made[name] for name in ("degree", "effective", "entropy", "patch_lse", "moment")
-    )
+    return tuple(made[name] for name in ("degree", "effective", "entropy", "patch_lse", "moment"))
 
 
 def fused_cpu(

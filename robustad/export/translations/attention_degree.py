@@ -42,7 +42,9 @@ def _count(weights: Any, delta: float, tau: float | None) -> tuple[Any, Any]:
     threshold = op.Constant(value_float=delta)
     if tau is None:
         counted = _float(op.GreaterOrEqual(weights, threshold))
-        return op.ReduceSum(counted, _last(), keepdims=0), op.ConstantOfShape(op.Constant(value_ints=[0]))
+        return op.ReduceSum(counted, _last(), keepdims=0), op.ConstantOfShape(
+            op.Constant(value_ints=[0])
+        )
     ratio = op.Div(op.Sub(weights, threshold), op.Constant(value_float=tau))
     soft = op.Sigmoid(ratio)
     slope = op.Mul(soft, op.Sub(op.Constant(value_float=1.0), soft))
