@@ -53,8 +53,11 @@ doctest: $(VENV)/dev.stamp
 bench-check: $(VENV)/dev.stamp
 	$(BIN)/pytest benchmarks --benchmark-disable -m "not slow"
 
+# Times everything on this machine and prints tables of ratios.
 bench: $(VENV)/dev.stamp
-	$(BIN)/pytest benchmarks --benchmark-json=build/bench.json
+	mkdir -p build
+	$(BIN)/pytest benchmarks --benchmark-json=build/bench.json --benchmark-quiet
+	$(BIN)/python benchmarks/render_performance.py build/bench.json
 
 # For working on the code: an editable install and the C++ core built in place.
 develop:
