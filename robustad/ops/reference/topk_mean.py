@@ -8,7 +8,7 @@ from torch import Tensor
 from robustad.errors import InputError
 
 
-def resolve_k(k: int | float, n: int) -> int:
+def resolve_k(k: int | float, n: int | torch.SymInt) -> int:
     """Turn a count or fraction into a count in 1..n.
 
     Parameters
@@ -34,7 +34,7 @@ def resolve_k(k: int | float, n: int) -> int:
         # int() would turn 0.29 * 100 = 28.999999999999996 into 28
         if isinstance(n, int):
             return max(1, int(k * n + 1e-9))
-        count: int = torch.sym_max(1, torch.sym_int(k * n + 1e-9))
+        count: Any = torch.sym_max(1, torch.sym_int(k * n + 1e-9))
         return count
     if isinstance(n, int) and not 1 <= k <= n:
         raise InputError(f"k: expected a count in 1..{n}, got {k}")
