@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from onnxscript import opset18 as op
-from onnxscript.onnx_types import TensorType
+from onnx import TensorProto, helper
+from onnxscript import opset18
 
 from robustad.ops.topk_mean import TOPK_MEAN
 
-FLOAT, DOUBLE, INT64 = 1, 11, 7
+FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
+# Its type hints describe constants' types, not the graph's values that pass through here.
+op: Any = opset18
 
 
 def topk_mean(
-    scores: TensorType, weights: TensorType | None, k: Any, fraction: float, shared: bool
+    scores: Any, weights: Any | None, k: Any, fraction: float, shared: bool
 ) -> tuple[Any, Any]:
     """Translate a call of the operator, weighted or not; only its first result is of use in ONNX.
 
@@ -79,8 +81,6 @@ def topk_mean(
 
 
 def _double(value: float) -> Any:
-    from onnx import helper
-
     return helper.make_tensor("value", DOUBLE, [], [value])
 
 

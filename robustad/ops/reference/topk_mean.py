@@ -1,6 +1,6 @@
 """Torch reference of `ops.topk_mean`; also what runs where there is no kernel, as for float64."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from robustad.errors import InputError
 
 
-def resolve_k(k: int | float, n: int) -> int:
+def resolve_k(k: int | float, n: int | torch.SymInt) -> int:
     """Turn a count or fraction into a count in 1..n.
 
     Parameters
@@ -34,8 +34,7 @@ def resolve_k(k: int | float, n: int) -> int:
         # int() would turn 0.29 * 100 = 28.999999999999996 into 28
         if isinstance(n, int):
             return max(1, int(k * n + 1e-9))
-        count: int = torch.sym_max(1, torch.sym_int(k * n + 1e-9))
-        return count
+        return cast(int, torch.sym_max(1, torch.sym_int(k * n + 1e-9)))
     if isinstance(n, int) and not 1 <= k <= n:
         raise InputError(f"k: expected a count in 1..{n}, got {k}")
     return k
