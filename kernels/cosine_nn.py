@@ -75,9 +75,9 @@ def search(unit_queries: Tensor, unit_bank: Tensor, coarse: Tensor, side: Tensor
 
     Parameters
     ----------
-    unit_queries : Tensor, (Q, D), float32, contiguous
+    unit_queries : Tensor, (Q, D), float32
         Vectors of length 1 or 0.
-    unit_bank : Tensor, (M, D), float32, contiguous
+    unit_bank : Tensor, (M, D), float32
         Vectors of length 1 or 0, finite.
     coarse, side : Tensor
         `pack(unit_bank)`.
@@ -95,6 +95,7 @@ def search(unit_queries: Tensor, unit_bank: Tensor, coarse: Tensor, side: Tensor
     Only launches: nothing waits for the GPU, apart from tuning when the first shape of its kind
     comes. Rows within the rounding of float32 of each other (about 1e-7) may change places.
     """
+    unit_queries, unit_bank = unit_queries.contiguous(), unit_bank.contiguous()
     device = unit_queries.device
     query_count, dim = unit_queries.shape
     bank_count = unit_bank.shape[0]
@@ -111,7 +112,7 @@ def search(unit_queries: Tensor, unit_bank: Tensor, coarse: Tensor, side: Tensor
     margins, flooded, flooded_count = integers.unbind(0)
     maxima = torch.empty(block, groups, dtype=torch.int16, device=device)
     final = bias.new_empty(block, groups) if groups > limit else None
-    fine_values = fine_pass.launch_values(dim, k)
+    fine_values = fine_pass.launch_values(groups, dim, k)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         for start in range(0, query_count, block):
             queries, found = unit_queries[start : start + block], nearest[start : start + block]

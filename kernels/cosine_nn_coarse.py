@@ -14,6 +14,7 @@ bfloat16 without centring leaves 22, and float8 945, which costs more than its s
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 
+from dataclasses import replace
 from typing import Any
 
 import triton
@@ -222,6 +223,11 @@ def variants() -> list[Variant]:
         for wide in (False, True)
         if not wide or one == CONFIGURATIONS[0]
     ]
+    single = replace(
+        found[-1],
+        name="group_maxima of one query",
+        constexprs={**found[-1].constexprs, "query_count": 1},
+    )
     rounding = {
         "queries": "*fp32",
         "centre": "*fp32",
@@ -232,5 +238,6 @@ def variants() -> list[Variant]:
         "dim": "i32",
         "width": "i32",
     }
+    found.append(single)
     found.append(Variant("round_queries", round_queries, rounding, {"BLOCK": 512}, num_warps=1))
     return found

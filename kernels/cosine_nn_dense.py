@@ -15,7 +15,7 @@ import triton.language as tl
 
 from robustad.kernels.aot import Variant
 from robustad.kernels.cosine_nn_coarse import BLOCK_ROWS, GROUPS, MEMBERS
-from robustad.kernels.cosine_nn_refine import NONE, insert, score_rows, store_best
+from robustad.kernels.cosine_nn_refine import NONE, insert, launch_values, score_rows, store_best
 
 ROWS = tl.constexpr(BLOCK_ROWS)
 
@@ -143,15 +143,16 @@ def variants() -> list[Variant]:
         found.append(
             Variant(name, exact_maxima, signature, MAXIMA_VALUES, MAXIMA_WARPS, 3, aligned=aligned)
         )
-    values = {"SLOTS": 16, "CHUNK": 256, "BLOCK_D": 128}
-    found.append(
-        Variant(
-            "listed_nearest_rows",
-            listed_nearest_rows,
-            signature,
-            values,
-            4,
-            aligned=("groups", "dim"),
+    for k in (1, 16):
+        values = launch_values(1024, 384, k) | ({"k": 1} if k == 1 else {})
+        found.append(
+            Variant(
+                name=f"listed_nearest_rows k {k}",
+                kernel=listed_nearest_rows,
+                signature=signature,
+                constexprs=values,
+                aligned=("groups", "dim"),
+                local_limit=32,
+            )
         )
-    )
     return found

@@ -131,13 +131,14 @@ def nearest_rows(
         best_rows = tl.where(slots < k, NONE - 1 - slots, slots)
         floor = kth_largest(maxima, groups, bank_count, k, CHUNK) - margin
         floor = tl.maximum(floor, LOWEST + 1)
-        candidates = tl.zeros((CHUNK,), tl.int32)
-        for start in range(0, groups, CHUNK):
-            found = load_maxima(maxima, start, groups, bank_count, CHUNK)
-            candidates += (found >= floor).to(tl.int32)
-        if tl.sum(candidates, axis=0) > limit:
-            tl.store(flooded + tl.atomic_add(flooded_count, 1), query_row.to(tl.int32))
-            floor = tl.full((), NONE, tl.int32)
+        if groups > limit:
+            candidates = tl.zeros((CHUNK,), tl.int32)
+            for start in range(0, groups, CHUNK):
+                found = load_maxima(maxima, start, groups, bank_count, CHUNK)
+                candidates += (found >= floor).to(tl.int32)
+            if tl.sum(candidates, axis=0) > limit:
+                tl.store(flooded + tl.atomic_add(flooded_count, 1), query_row.to(tl.int32))
+                floor = tl.full((), NONE, tl.int32)
         for start in range(0, groups, CHUNK):
             at = start + tl.arange(0, CHUNK)
             found = load_maxima(maxima, start, groups, bank_count, CHUNK)
@@ -154,12 +155,13 @@ def nearest_rows(
     store_best(nearest + query_row * k, best, best_rows, slots, k)
 
 
-def launch_values(dim: int, k: int) -> dict[str, int]:
+def launch_values(groups: int, dim: int, k: int) -> dict[str, int]:
     """Compile-time arguments of `nearest_rows`."""
     return {
         "SLOTS": max(2, triton.next_power_of_2(k)),
-        "CHUNK": 256,
-        "BLOCK_D": min(128, max(16, triton.next_power_of_2(dim))),
+        # Maxima are read many at a time, because each read is waited for.
+        "CHUNK": min(1024, max(64, triton.next_power_of_2(groups))),
+        "BLOCK_D": min(64, max(16, triton.next_power_of_2(dim))),
     }
 
 
@@ -186,13 +188,22 @@ def variants() -> list[Variant]:
     }
     return [
         Variant(
-            name=f"nearest_rows D {dim}, k {k}, {count} warps",
+            name=f"nearest_rows {groups} groups, D {dim}, k {k}, {count} warps",
             kernel=nearest_rows,
             signature=signature,
-            constexprs=launch_values(dim, k),
+            constexprs=launch_values(groups, dim, k)
+            | {n: 1 for n, v in (("k", k), ("dim", dim)) if v == 1},
             num_warps=count,
             aligned=("groups", "dim") if dim % 16 == 0 else ("groups",),
-            local_limit=16,
+            local_limit=32,
         )
-        for dim, k, count in ((384, 1, 1), (384, 1, 4), (384, 16, 1), (1536, 16, 4), (37, 1, 1))
+        for groups, dim, k, count in (
+            (1024, 384, 1, 1),
+            (1024, 384, 1, 4),
+            (64, 384, 1, 4),
+            (256, 384, 16, 1),
+            (1024, 1536, 16, 4),
+            (1024, 37, 1, 1),
+            (64, 1, 1, 1),
+        )
     ]

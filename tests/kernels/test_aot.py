@@ -26,7 +26,7 @@ def test_every_variant_compiles_as_intended(module: str, tmp_path: Path) -> None
     assert {one["arch"] for one in reports} == set(ARCHS)
     for one in reports:
         assert not one["problems"], one
-        assert (one["local"] or 0) <= one["local_limit"] <= 16, one  # None without cuobjdump
+        assert (one["local"] or 0) <= one["local_limit"] <= 32, one  # None without cuobjdump
         assert one["shared"] <= SHARED_LIMIT[one["arch"]], one
         if one["expect_wgmma"]:
             assert one["wgmma"] if one["arch"] >= 90 else one["mma"], one
