@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EXERCISE = Path("benchmarks", "gpu_exercise.py")
 PACKAGES = ("robustad", "torch", "triton", "numpy", "pytest", "pytest-benchmark")
 NO_GPU = 3
+# -P: without the working folder on the path, where the package lies unbuilt.
+PYTEST = (sys.executable, "-P", "-m", "pytest")
 
 
 class Skip(Exception):  # noqa: N818 - not an error
@@ -143,7 +145,7 @@ def tests(suite: Suite, limit: float) -> str:
     """Run the tests that need a GPU, with kernels compiled instead of interpreted."""
     report = suite.out / "tests.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "tests", "-k", "cuda", f"--junitxml={report}"]
+    command = [*PYTEST, "tests", "-k", "cuda", f"--junitxml={report}"]
     # A test module that lacks a package here must not hide the others.
     code, output = suite.call("tests", [*command, "--continue-on-collection-errors"], limit)
     if not report.is_file():
@@ -198,7 +200,7 @@ def benchmarks(suite: Suite, limit: float) -> str:
     """Run all GPU benchmarks with their peers."""
     report = suite.out / "benchmarks.json"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "benchmarks", "-k", "cuda"]
+    command = [*PYTEST, "benchmarks", "-k", "cuda"]
     code, output = suite.call(
         "benchmarks",
         [*command, f"--benchmark-json={report}", "--continue-on-collection-errors"],
