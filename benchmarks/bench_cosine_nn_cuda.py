@@ -43,7 +43,7 @@ def by_kernels(bank: Tensor) -> Search:
     from robustad.kernels import cosine_nn as kernels
 
     packed = kernels.pack(bank)
-    return lambda queries: kernels.search(queries, bank, *packed, 1)[:, 0]
+    return lambda queries: kernels.search(queries, bank, *packed, 1)[1][:, 0]
 
 
 def coarse_pass(bank: Tensor) -> Search:

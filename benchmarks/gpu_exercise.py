@@ -48,7 +48,7 @@ def exercise_cosine_nn() -> None:
             queries = F.normalize(random(rows, dim))
             bank = F.normalize(random(size, dim, seed=1))
             exact = queries.double() @ bank.double().T
-            nearest = kernels.search(queries, bank, *kernels.pack(bank), k)
+            _, nearest = kernels.search(queries, bank, *kernels.pack(bank), k)
             lost = exact.topk(k, dim=1).values - exact.gather(1, nearest)
             assert float(lost.abs().max()) <= 1e-6
     dense_pass.limit = usual

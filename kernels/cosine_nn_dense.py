@@ -67,6 +67,7 @@ def listed_nearest_rows(
     flooded_count,  # (1,) int32, how many
     maxima,  # (Q, groups) float32, of the listed queries
     nearest,  # (Q, k) int64, written for the listed queries
+    distances,  # (Q, k) float32, likewise
     bank_count,
     groups,
     dim,
@@ -105,7 +106,8 @@ def listed_nearest_rows(
                 scores = score_rows(queries + query_row * dim, bank, rows, held, dim, BLOCK_D)
                 scores = tl.where(held, scores, float("-inf"))
                 best, best_rows = insert(scores, rows, best, best_rows)
-        store_best(nearest + query_row * k, best, best_rows, slots, k)
+        to = query_row * k
+        store_best(nearest + to, distances + to, best, best_rows, slots, k)
 
 
 def limit(groups: int) -> int:
@@ -120,6 +122,7 @@ def programs(multiprocessors: int) -> int:
 
 MAXIMA_VALUES = {"BLOCK_M": 64, "BLOCK_K": 16}
 MAXIMA_WARPS = 8
+LISTED_WARPS = 4
 
 
 def variants() -> list[Variant]:
@@ -131,6 +134,7 @@ def variants() -> list[Variant]:
         "flooded_count": "*i32",
         "maxima": "*fp32",
         "nearest": "*i64",
+        "distances": "*fp32",
         "bank_count": "i32",
         "groups": "i32",
         "dim": "i32",
@@ -144,13 +148,14 @@ def variants() -> list[Variant]:
             Variant(name, exact_maxima, signature, MAXIMA_VALUES, MAXIMA_WARPS, 3, aligned=aligned)
         )
     for k in (1, 16):
-        values = launch_values(1024, 384, k) | ({"k": 1} if k == 1 else {})
+        values = launch_values(1024, 384, k, LISTED_WARPS) | ({"k": 1} if k == 1 else {})
         found.append(
             Variant(
                 name=f"listed_nearest_rows k {k}",
                 kernel=listed_nearest_rows,
                 signature=signature,
                 constexprs=values,
+                num_warps=LISTED_WARPS,
                 aligned=("groups", "dim"),
                 local_limit=32,
             )
