@@ -43,7 +43,8 @@ class Variant:
     signature : mapping of str to str
         Triton type of each run-time argument: `"*fp32"`, `"i32"`, `"fp32"`, `"*bf16"`.
     constexprs : mapping of str to value
-        The compile-time arguments.
+        The compile-time arguments. Triton treats an integer argument that is 1 as one of them, so
+        a kernel launched with such should have a variant that says so.
     num_warps, num_stages : int, default 4 and 3
         As at launch.
     expect_wgmma : bool, default False
@@ -163,7 +164,7 @@ def compile_variant(module: str, variant: Variant, arch: int) -> Report:
     for index, name in enumerate(kernel.arg_names):
         kind = "constexpr" if name in variant.constexprs else variant.signature[name]
         signature[name] = kind
-        if kind.startswith("*") or name in variant.aligned:
+        if kind != "constexpr" and (kind.startswith("*") or name in variant.aligned):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, dict(variant.constexprs), attributes)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}

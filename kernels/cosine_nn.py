@@ -69,14 +69,16 @@ def pack(unit_bank: Tensor) -> tuple[Tensor, Tensor]:
     return coarse, side
 
 
-def search(unit_queries: Tensor, unit_bank: Tensor, coarse: Tensor, side: Tensor, k: int) -> Tensor:
-    """Find the k most similar bank rows of each query.
+def search(
+    queries: Tensor, unit_bank: Tensor, coarse: Tensor, side: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Find the k nearest bank rows of each query.
 
     Parameters
     ----------
-    unit_queries : Tensor, (Q, D), float32, contiguous
-        Vectors of length 1 or 0.
-    unit_bank : Tensor, (M, D), float32, contiguous
+    queries : Tensor, (Q, D), float32
+        Vectors of any length.
+    unit_bank : Tensor, (M, D), float32
         Vectors of length 1 or 0, finite.
     coarse, side : Tensor
         `pack(unit_bank)`.
@@ -85,17 +87,20 @@ def search(unit_queries: Tensor, unit_bank: Tensor, coarse: Tensor, side: Tensor
 
     Returns
     -------
-    Tensor, (Q, k), int64
-        Bank rows, most similar first; of equally similar rows the lower one is taken, and comes
-        first. For a query of zeros, or with a NaN, rows 0 .. k - 1.
+    distances : Tensor, (Q, k), float32
+        `1 - cos`, ascending. 1 for a query of zeros, NaN for one with a NaN or infinity.
+    nearest : Tensor, (Q, k), int64
+        Bank rows; of equally near rows the lower one is taken, and comes first. Rows 0 .. k - 1
+        for queries without a direction.
 
     Notes
     -----
     Only launches: nothing waits for the GPU, apart from tuning when the first shape of its kind
     comes. Rows within the rounding of float32 of each other (about 1e-7) may change places.
     """
-    device = unit_queries.device
-    query_count, dim = unit_queries.shape
+    queries, unit_bank = queries.contiguous(), unit_bank.contiguous()
+    device = queries.device
+    query_count, dim = queries.shape
     bank_count = unit_bank.shape[0]
     padded, width = coarse.shape
     bias, centre, error = side[:padded], side[padded:], side[padded + width :]
@@ -104,21 +109,27 @@ def search(unit_queries: Tensor, unit_bank: Tensor, coarse: Tensor, side: Tensor
     nearest = torch.empty(query_count, k, dtype=torch.int64, device=device)
     block = BUFFER // (MAXIMUM_BYTES * groups) // TILE_QUERIES * TILE_QUERIES
     block = min(max(block, TILE_QUERIES), query_count)
+    distances = torch.empty(query_count, k, device=device)
+    unit = torch.empty(block, dim, device=device)
     rounded = coarse.new_empty(block, width)
     # Rows of one tensor, each aligned as a tensor of its own would be.
     integers = torch.empty(3, _up(block, 32), dtype=torch.int32, device=device)
     margins, flooded, flooded_count = integers.unbind(0)
     maxima = torch.empty(block, groups, dtype=torch.int16, device=device)
     final = bias.new_empty(block, groups) if groups > limit else None
-    fine_values = fine_pass.launch_values(dim, k)
+    warps = fine_pass.warps(block)
+    fine_values = fine_pass.launch_values(groups, dim, k, warps)
+    listed_values = fine_pass.launch_values(groups, dim, k, dense_pass.LISTED_WARPS)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         for start in range(0, query_count, block):
-            queries, found = unit_queries[start : start + block], nearest[start : start + block]
-            count = len(queries)
+            part = slice(start, start + block)
+            found = (nearest[part], distances[part])
+            count = len(found[0])
             coarse_pass.round_queries[(count,)](
-                queries,
+                queries[part],
                 centre,
                 error,
+                unit,
                 rounded,
                 margins,
                 flooded_count,
@@ -131,22 +142,22 @@ def search(unit_queries: Tensor, unit_bank: Tensor, coarse: Tensor, side: Tensor
             sizes = (bank_count, groups, dim, k)
             listed = (flooded, flooded_count)
             fine_pass.nearest_rows[(count,)](
-                queries,
+                unit,
                 unit_bank,
                 maxima,
                 margins,
-                found,
+                *found,
                 *listed,
                 *sizes,
                 limit,
                 **fine_values,
-                num_warps=fine_pass.warps(count),
+                num_warps=warps,
             )
             if final is None:
                 continue
             grid = (_programs(device.index),)
             dense_pass.exact_maxima[grid](
-                queries,
+                unit,
                 unit_bank,
                 *listed,
                 final,
@@ -155,9 +166,16 @@ def search(unit_queries: Tensor, unit_bank: Tensor, coarse: Tensor, side: Tensor
                 num_warps=dense_pass.MAXIMA_WARPS,
             )
             dense_pass.listed_nearest_rows[grid](
-                queries, unit_bank, *listed, final, found, *sizes, **fine_values
+                unit,
+                unit_bank,
+                *listed,
+                final,
+                *found,
+                *sizes,
+                **listed_values,
+                num_warps=dense_pass.LISTED_WARPS,
             )
-    return nearest
+    return distances, nearest
 
 
 def _group_maxima(queries: Tensor, bank: Tensor, bias: Tensor, maxima: Tensor) -> None:

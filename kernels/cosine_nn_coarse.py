@@ -14,6 +14,7 @@ bfloat16 without centring leaves 22, and float8 945, which costs more than its s
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 
+from dataclasses import replace
 from typing import Any
 
 import triton
@@ -26,14 +27,16 @@ BLOCK_ROWS = 128
 GROUPS = tl.constexpr(8)  # a block
 MEMBERS = tl.constexpr(16)  # a group
 STEPS = tl.constexpr(32767.0)  # of the stored maxima, from similarity 0 to R
+ZERO, NAN = tl.constexpr(-1), tl.constexpr(-2)  # margins of what has no direction
 DEPTH = 64  # the packed dimension is a multiple of it
 
 
 @triton.jit
 def round_queries(
-    queries,  # (Q, D) float32
+    queries,  # (Q, D) float32, of any length
     centre,  # (D,) float32, m
     bank_error,  # (1,) float32, largest length of what rounding took from a row of (b - m) / R
+    unit,  # (Q, D) float32, written: the queries at length 1
     coarse,  # (Q, width) float16, written
     margins,  # (Q,) int32, written
     flooded_count,  # (1,) int32, set to 0 for the fine pass
@@ -41,40 +44,57 @@ def round_queries(
     width,
     BLOCK: tl.constexpr,
 ):
-    """Centre and round a query; its margin is how far below the k-th maximum a group still counts.
+    """Normalise, centre and round a query, and find its margin.
 
-    With c = q - m, p = (b - m) / R and c', p' the rounded ones, c.p - c'.p' = (c - c').p +
-    c'.(p - p'), where |p| <= 1 and |c'| <= |c| + |c - c'|. The matrix unit adds D exact products
-    into sums of at most |c|, each addition off by less than 2^-22. The margin is -1 where there is
-    nothing to search: every bank row is as near to a zero vector as any other, and to NaN.
+    That is how far below the k-th maximum a group still counts. With c = q - m, p = (b - m) / R and
+    c', p' the rounded ones, c.p - c'.p' = (c - c').p + c'.(p - p'), where |p| <= 1 and
+    |c'| <= |c| + |c - c'|. The matrix unit adds D exact products into sums of at most |c|, each
+    addition off by less than 2^-22. Where there is nothing to search the margin is negative: `ZERO`
+    for a vector of zeros, to which all bank rows are equally near, `NAN` with a NaN or infinity.
     """
     row = tl.program_id(0).to(tl.int64)
     if row == 0:
         tl.store(flooded_count, 0)
-    lost = tl.zeros((BLOCK,), tl.float32)
-    centred = tl.zeros((BLOCK,), tl.float32)
+    query = queries + row * dim
+    # The largest entry is taken out first, so that no square overflows or vanishes, and the
+    # smallest numbers are made larger before that, because their quotients are not exact.
+    largest = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, width, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        value = tl.load(query + at, mask=at < dim, other=0.0)
+        largest = tl.maximum(largest, tl.abs(value))
+    peak = tl.max(largest, axis=0)
+    lift = tl.where(peak < 2.0**-64, 2.0**64, 1.0)
+    peak = tl.where(peak > 0.0, peak * lift, 1.0)
     size = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, width, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        query = tl.load(queries + row * dim + at, mask=at < dim, other=0.0)
-        value = query - tl.load(centre + at, mask=at < dim, other=0.0)
+        value = tl.load(query + at, mask=at < dim, other=0.0) * lift / peak
+        size += value * value
+    squared = tl.sum(size, axis=0)
+    length = tl.where(squared > 0.0, tl.sqrt(squared), 1.0)
+
+    lost = tl.zeros((BLOCK,), tl.float32)
+    size = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, width, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        value = tl.load(query + at, mask=at < dim, other=0.0) * lift / peak / length
+        tl.store(unit + row * dim + at, value, mask=at < dim)
+        value -= tl.load(centre + at, mask=at < dim, other=0.0)
         rounded = value.to(tl.float16)
         tl.store(coarse + row * width + at, rounded, mask=at < width)
         difference = value - rounded.to(tl.float32)
         lost += difference * difference
-        centred += value * value
-        size += query * query
+        size += value * value
     query_error = tl.sqrt(tl.sum(lost, axis=0))
-    length = tl.sqrt(tl.sum(centred, axis=0))
-    error = query_error + (length + query_error) * tl.load(bank_error)
+    centred = tl.sqrt(tl.sum(size, axis=0))
+    error = query_error + (centred + query_error) * tl.load(bank_error)
     # 0.1% and 1e-6 for lengths that are only nearly right and for these sums themselves; each of
     # the two maxima compared is off by half a step.
-    error = 1.001 * (error + dim * 2.0**-22 * length) + 1e-6
+    error = 1.001 * (error + dim * 2.0**-22 * centred) + 1e-6
     margin = tl.minimum(tl.ceil(2.0 * error * STEPS), 4.0 * STEPS).to(tl.int32) + 2
-    squared = tl.sum(size, axis=0)
-    # False for NaN and infinity as well as for zero.
-    searchable = (squared > 0.0) & (squared < 3.0e38)
-    tl.store(margins + row, tl.where(searchable, margin, -1))
+    margin = tl.where(squared > 0.0, margin, tl.where(squared == 0.0, ZERO, NAN))
+    tl.store(margins + row, margin)
 
 
 @triton.jit(do_not_specialize=["query_class", "bank_class"])
@@ -221,15 +241,22 @@ def variants() -> list[Variant]:
         for wide in (False, True)
         if not wide or one == CONFIGURATIONS[0]
     ]
+    single = replace(
+        found[-1],
+        name="group_maxima of one query",
+        constexprs={**found[-1].constexprs, "query_count": 1},
+    )
     rounding = {
         "queries": "*fp32",
         "centre": "*fp32",
         "bank_error": "*fp32",
+        "unit": "*fp32",
         "coarse": "*fp16",
         "margins": "*i32",
         "flooded_count": "*i32",
         "dim": "i32",
         "width": "i32",
     }
+    found.append(single)
     found.append(Variant("round_queries", round_queries, rounding, {"BLOCK": 512}, num_warps=1))
     return found

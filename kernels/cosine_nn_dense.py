@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from robustad.kernels.aot import Variant
 from robustad.kernels.cosine_nn_coarse import BLOCK_ROWS, GROUPS, MEMBERS
-from robustad.kernels.cosine_nn_refine import NONE, insert, score_rows, store_best
+from robustad.kernels.cosine_nn_refine import NONE, insert, launch_values, score_rows, store_best
 
 ROWS = tl.constexpr(BLOCK_ROWS)
 
@@ -66,6 +66,7 @@ def listed_nearest_rows(
     flooded_count,  # (1,) int32, how many
     maxima,  # (Q, groups) float32, of the listed queries
     nearest,  # (Q, k) int64, written for the listed queries
+    distances,  # (Q, k) float32, likewise
     bank_count,
     groups,
     dim,
@@ -104,7 +105,8 @@ def listed_nearest_rows(
                 scores = score_rows(queries + query_row * dim, bank, rows, held, dim, BLOCK_D)
                 scores = tl.where(held, scores, float("-inf"))
                 best, best_rows = insert(scores, rows, best, best_rows)
-        store_best(nearest + query_row * k, best, best_rows, slots, k)
+        to = query_row * k
+        store_best(nearest + to, distances + to, best, best_rows, slots, k)
 
 
 def limit(groups: int) -> int:
@@ -119,6 +121,7 @@ def programs(multiprocessors: int) -> int:
 
 MAXIMA_VALUES = {"BLOCK_M": 64, "BLOCK_K": 16}
 MAXIMA_WARPS = 8
+LISTED_WARPS = 4
 
 
 def variants() -> list[Variant]:
@@ -130,6 +133,7 @@ def variants() -> list[Variant]:
         "flooded_count": "*i32",
         "maxima": "*fp32",
         "nearest": "*i64",
+        "distances": "*fp32",
         "bank_count": "i32",
         "groups": "i32",
         "dim": "i32",
@@ -142,15 +146,17 @@ def variants() -> list[Variant]:
         found.append(
             Variant(name, exact_maxima, signature, MAXIMA_VALUES, MAXIMA_WARPS, 3, aligned=aligned)
         )
-    values = {"SLOTS": 16, "CHUNK": 256, "BLOCK_D": 128}
-    found.append(
-        Variant(
-            "listed_nearest_rows",
-            listed_nearest_rows,
-            signature,
-            values,
-            4,
-            aligned=("groups", "dim"),
+    for k in (1, 16):
+        values = launch_values(1024, 384, k, LISTED_WARPS) | ({"k": 1} if k == 1 else {})
+        found.append(
+            Variant(
+                name=f"listed_nearest_rows k {k}",
+                kernel=listed_nearest_rows,
+                signature=signature,
+                constexprs=values,
+                num_warps=LISTED_WARPS,
+                aligned=("groups", "dim"),
+                local_limit=32,
+            )
         )
-    )
     return found

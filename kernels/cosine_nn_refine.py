@@ -13,7 +13,7 @@ put on a list for `cosine_nn_dense` instead. The host never waits for the GPU.
 import triton
 import triton.language as tl
 from robustad.kernels.aot import Variant
-from robustad.kernels.cosine_nn_coarse import BLOCK_ROWS, GROUPS, MEMBERS
+from robustad.kernels.cosine_nn_coarse import BLOCK_ROWS, GROUPS, MEMBERS, NAN
 
 ROWS = tl.constexpr(BLOCK_ROWS)
 NONE = tl.constexpr(2**31 - 1)  # larger than any index
@@ -84,14 +84,15 @@ def insert(scores, rows, best, best_rows):
 
 
 @triton.jit
-def store_best(nearest, best, best_rows, slots, k):
-    """Write the rows of the k best, best first, the lower of equals first."""
+def store_best(nearest, distances, best, best_rows, slots, k):
+    """Write rows and distances of the k best, best first, the lower of equals first."""
     best = tl.where(slots < k, best, float("-inf"))
     best_rows = tl.where(slots < k, best_rows, NONE)
     for rank in range(k):
         score = tl.max(best, axis=0)
         row = tl.min(tl.where(best == score, best_rows, NONE), axis=0)
         tl.store(nearest + rank, row.to(tl.int64))
+        tl.store(distances + rank, tl.minimum(tl.maximum(1.0 - score, 0.0), 2.0))
         taken = best_rows == row
         best = tl.where(taken, float("-inf"), best)
         best_rows = tl.where(taken, NONE, best_rows)
@@ -99,11 +100,12 @@ def store_best(nearest, best, best_rows, slots, k):
 
 @triton.jit
 def nearest_rows(
-    queries,  # (Q, D) float32
-    bank,  # (M, D) float32
+    queries,  # (Q, D) float32, of length 1
+    bank,  # (M, D) float32, of length 1 or 0
     maxima,  # (Q, groups) int16
-    margins,  # (Q,) int32, -1: nothing to search
+    margins,  # (Q,) int32, negative: nothing to search
     nearest,  # (Q, k) int64, written: nearest first, the lower row of equals first
+    distances,  # (Q, k) float32, written
     flooded,  # (Q,) int32, written: the queries with more than `limit` candidate groups
     flooded_count,  # (1,) int32
     bank_count,
@@ -122,21 +124,23 @@ def nearest_rows(
     margin = tl.load(margins + query_row)
 
     slots = tl.arange(0, SLOTS)
-    # Slots beyond k hold infinity, so that they are never the worst. Without a search, and for
-    # queries to which no row is comparable, the first k rows stay.
-    best = tl.where(slots < k, float("-inf"), float("inf"))
+    # Slots beyond k hold infinity, so that they are never the worst. A query of zeros is at
+    # distance 1 from every row; the first k stay.
+    best = tl.where(slots < k, 0.0, float("inf"))
     best_rows = slots
     if margin >= 0:
+        best = tl.where(slots < k, float("-inf"), float("inf"))
         best_rows = tl.where(slots < k, NONE - 1 - slots, slots)
         floor = kth_largest(maxima, groups, bank_count, k, CHUNK) - margin
         floor = tl.maximum(floor, LOWEST + 1)
-        candidates = tl.zeros((CHUNK,), tl.int32)
-        for start in range(0, groups, CHUNK):
-            found = load_maxima(maxima, start, groups, bank_count, CHUNK)
-            candidates += (found >= floor).to(tl.int32)
-        if tl.sum(candidates, axis=0) > limit:
-            tl.store(flooded + tl.atomic_add(flooded_count, 1), query_row.to(tl.int32))
-            floor = tl.full((), NONE, tl.int32)
+        if groups > limit:
+            candidates = tl.zeros((CHUNK,), tl.int32)
+            for start in range(0, groups, CHUNK):
+                found = load_maxima(maxima, start, groups, bank_count, CHUNK)
+                candidates += (found >= floor).to(tl.int32)
+            if tl.sum(candidates, axis=0) > limit:
+                tl.store(flooded + tl.atomic_add(flooded_count, 1), query_row.to(tl.int32))
+                floor = tl.full((), NONE, tl.int32)
         for start in range(0, groups, CHUNK):
             at = start + tl.arange(0, CHUNK)
             found = load_maxima(maxima, start, groups, bank_count, CHUNK)
@@ -150,15 +154,19 @@ def nearest_rows(
                 best, best_rows = insert(scores, rows, best, best_rows)
                 group = tl.min(tl.where((found >= floor) & (at > group), at, NONE), axis=0)
 
-    store_best(nearest + query_row * k, best, best_rows, slots, k)
+    to = query_row * k
+    store_best(nearest + to, distances + to, best, best_rows, slots, k)
+    if margin == NAN:
+        tl.store(distances + to + slots, float("nan"), mask=slots < k)
 
 
-def launch_values(dim: int, k: int) -> dict[str, int]:
+def launch_values(groups: int, dim: int, k: int, warps: int) -> dict[str, int]:
     """Compile-time arguments of `nearest_rows`."""
     return {
         "SLOTS": max(2, triton.next_power_of_2(k)),
-        "CHUNK": 256,
-        "BLOCK_D": min(128, max(16, triton.next_power_of_2(dim))),
+        # Maxima are read many at a time, because each read is waited for.
+        "CHUNK": min(1024, max(64, triton.next_power_of_2(groups))),
+        "BLOCK_D": min(64 if warps == 1 else 128, max(16, triton.next_power_of_2(dim))),
     }
 
 
@@ -175,6 +183,7 @@ def variants() -> list[Variant]:
         "maxima": "*i16",
         "margins": "*i32",
         "nearest": "*i64",
+        "distances": "*fp32",
         "flooded": "*i32",
         "flooded_count": "*i32",
         "bank_count": "i32",
@@ -185,13 +194,22 @@ def variants() -> list[Variant]:
     }
     return [
         Variant(
-            name=f"nearest_rows D {dim}, k {k}, {count} warps",
+            name=f"nearest_rows {groups} groups, D {dim}, k {k}, {count} warps",
             kernel=nearest_rows,
             signature=signature,
-            constexprs=launch_values(dim, k),
+            constexprs=launch_values(groups, dim, k, count)
+            | {n: 1 for n, v in (("k", k), ("dim", dim)) if v == 1},
             num_warps=count,
             aligned=("groups", "dim") if dim % 16 == 0 else ("groups",),
-            local_limit=16,
+            local_limit=32,
         )
-        for dim, k, count in ((384, 1, 1), (384, 1, 4), (384, 16, 1), (1536, 16, 4), (37, 1, 1))
+        for groups, dim, k, count in (
+            (1024, 384, 1, 1),
+            (1024, 384, 1, 4),
+            (64, 384, 1, 4),
+            (256, 384, 16, 1),
+            (1024, 1536, 16, 4),
+            (1024, 37, 1, 1),
+            (64, 1, 1, 1),
+        )
     ]

@@ -20,13 +20,15 @@ def test_every_variant_compiles_as_intended(module: str, tmp_path: Path) -> None
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     result = tmp_path / "aot.json"
     command = [sys.executable, "-m", "robustad.kernels.aot", module, "--json", str(result)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(  # elsewhere than at the root, where the package lies unbuilt
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     reports: list[dict[str, Any]] = json.loads(result.read_text())
     assert {one["arch"] for one in reports} == set(ARCHS)
     for one in reports:
         assert not one["problems"], one
-        assert (one["local"] or 0) <= one["local_limit"] <= 16, one  # None without cuobjdump
+        assert (one["local"] or 0) <= one["local_limit"] <= 32, one  # None without cuobjdump
         assert one["shared"] <= SHARED_LIMIT[one["arch"]], one
         if one["expect_wgmma"]:
             assert one["wgmma"] if one["arch"] >= 90 else one["mma"], one

@@ -51,7 +51,12 @@ def vectors(kind: str, queries: int, bank: int, dim: int, seed: int) -> tuple[Te
 
 def search(queries: Tensor, bank: Tensor, k: int, device: str) -> Tensor:
     queries, bank = queries.to(device), bank.to(device)
-    return kernels.search(queries, bank, *kernels.pack(bank), k).cpu()
+    distances, nearest = kernels.search(queries, bank, *kernels.pack(bank), k)
+    exact = queries.double() @ bank.double().T
+    torch.testing.assert_close(
+        distances.double(), 1 - exact.gather(1, nearest), rtol=0, atol=1e-6, equal_nan=True
+    )
+    return nearest.cpu()
 
 
 def check(nearest: Tensor, queries: Tensor, bank: Tensor, k: int) -> None:
@@ -67,7 +72,7 @@ def check(nearest: Tensor, queries: Tensor, bank: Tensor, k: int) -> None:
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_any_shape(device: str, data: st.DataObject) -> None:
@@ -124,9 +129,36 @@ def test_queries_without_a_direction(device: str, value: float) -> None:
     q, b = vectors("random", 3, 140, 20, 3)
     q[1] = 0.0
     q[1, 4] = value
-    nearest = search(q, b, 2, device)
+    q, b = q.to(device), b.to(device)
+    nearest = kernels.search(q, b, *kernels.pack(b), 2)[1].cpu()
+    q, b = q.cpu(), b.cpu()
     assert nearest[1].tolist() == [0, 1]
     check(nearest[[0, 2]], q[[0, 2]], b, 2)
+
+
+@pytest.mark.parametrize("length", [1e-44, 1e-30, 1e-10, 1e10, 1e30, 1e38])
+def test_queries_of_any_length(device: str, length: float) -> None:
+    q, b = vectors("random", 2, 40, 300, 3)
+    largest = q.abs().amax(dim=1, keepdim=True)
+    scaled = (q / largest * length).to(device)
+    exact = unit_double(scaled.cpu()) @ b.double().T  # short ones have few bits left
+    distances, nearest = kernels.search(scaled, b.to(device), *kernels.pack(b.to(device)), 2)
+    best = exact.topk(2, dim=1)
+    assert nearest.tolist() == best.indices.tolist()
+    torch.testing.assert_close(distances.cpu().double(), 1 - best.values, rtol=0, atol=1e-6)
+
+
+def unit_double(rows: Tensor) -> Tensor:
+    return F.normalize(rows.double(), dim=1, eps=0.0)
+
+
+def test_distances_without_a_direction(device: str) -> None:
+    q, b = vectors("random", 3, 40, 20, 3)
+    q[0], q[1, 4] = 0.0, torch.nan
+    distances, _ = kernels.search(q.to(device), b.to(device), *kernels.pack(b.to(device)), 2)
+    assert distances[0].tolist() == [1.0, 1.0]
+    assert bool(distances[1].isnan().all())
+    assert bool(distances[2].isfinite().all())
 
 
 def test_zero_rows_in_the_bank(device: str) -> None:
@@ -157,7 +189,9 @@ def test_maxima_are_within_half_the_margin(device: str, kind: str) -> None:
     bias, centre, error = side[:256], side[256 : 256 + width], side[256 + width :]
     rounded = coarse.new_empty(3, width)
     margins, count = torch.zeros(2, 3, dtype=torch.int32, device=device)
-    coarse_pass.round_queries[(3,)](q, centre, error, rounded, margins, count, 37, width, BLOCK=64)
+    coarse_pass.round_queries[(3,)](
+        q, centre, error, torch.empty_like(q), rounded, margins, count, 37, width, BLOCK=64
+    )
     maxima = torch.zeros(3, groups, dtype=torch.int16, device=device)
     kernels._group_maxima(rounded, coarse, bias, maxima)
     centred = b.double() - centre[:37].double()
@@ -196,7 +230,7 @@ def test_large(device: str, queries: int, bank: int, k: int, request: Any) -> No
         pytest.skip("too large for the interpreter")
     q, b = large(queries, 0, device), large(bank, 1, device)
     q[: queries // 2] = b[: queries // 2]
-    check(kernels.search(q, b, *kernels.pack(b), k).cpu(), q.cpu(), b.cpu(), k)
+    check(search(q, b, k, device), q.cpu(), b.cpu(), k)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3])
@@ -205,4 +239,4 @@ def test_large_bank_of_like_rows(device: str, spread: float) -> None:
         pytest.skip("too large for the interpreter")
     b = unit(large(1, 0, device) + spread * large(20000, 1, device))
     q = unit(large(1, 0, device) + spread * large(200, 2, device))
-    check(kernels.search(q, b, *kernels.pack(b), 4).cpu(), q.cpu(), b.cpu(), 4)
+    check(search(q, b, 4, device), q.cpu(), b.cpu(), 4)
