@@ -9,7 +9,7 @@ from torch import Tensor
 from robustad import _C
 from robustad.errors import InputError
 from robustad.ops._library import register
-from robustad.ops.reference.cosine_nn import distances_to, unit_vectors
+from robustad.ops.reference.cosine_nn import unit_vectors
 
 PATH = "ROBUSTAD_COSINE_NN"  # forces an instruction set, for tests and comparisons
 
@@ -33,7 +33,8 @@ def normalised(bank: Tensor) -> tuple[Tensor, bool]:
     bank = bank.contiguous()
     unit = torch.empty_like(bank)
     threads = torch.get_num_threads()
-    finite = _C.cosine_nn_normalise(bank.data_ptr(), *bank.shape, unit.data_ptr(), threads, _path())
+    rows, dim = bank.shape
+    finite = _C.cosine_nn_normalise(bank.data_ptr(), rows, dim, unit.data_ptr(), threads, _path())
     return unit, finite
 
 
@@ -55,9 +56,10 @@ def _pack_cuda(unit: Tensor) -> tuple[Tensor, Tensor]:
 def _pack_fake(unit: Tensor) -> tuple[Tensor, Tensor]:
     rows, dim = unit.shape
     if unit.device.type == "cuda":
-        from robustad.kernels.cosine_nn import packed_shape
+        from robustad.kernels.cosine_nn import packed_shapes
 
-        return unit.new_empty(packed_shape(rows, dim), dtype=torch.float16), unit.new_empty(1)
+        coarse, side = packed_shapes(rows, dim)
+        return unit.new_empty(coarse, dtype=torch.float16), unit.new_empty(side)
     size = 128 + 2 * ((rows + 31) // 32 * 32) * ((dim + 31) // 32 * 32)
     return unit.new_empty(size, dtype=torch.uint8), unit.new_empty(0)
 
@@ -71,7 +73,7 @@ pack = register(
 
 
 def _search_cpu(
-    queries: Tensor, unit: Tensor, coarse: Tensor, error: Tensor, k: int
+    queries: Tensor, unit: Tensor, coarse: Tensor, side: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
     queries, unit, path = queries.contiguous(), unit.contiguous(), _path()
     count, dim = queries.shape
@@ -98,17 +100,15 @@ def _search_cpu(
 
 
 def _search_cuda(
-    queries: Tensor, unit: Tensor, coarse: Tensor, error: Tensor, k: int
+    queries: Tensor, unit: Tensor, coarse: Tensor, side: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
     from robustad.kernels.cosine_nn import search
 
-    unit_queries, unit = unit_vectors(queries), unit.contiguous()
-    indices = search(unit_queries, unit, coarse, error, k)
-    return distances_to(unit_queries, unit, indices)
+    return search(queries, unit, coarse, side, k)
 
 
 def _search_fake(
-    queries: Tensor, unit: Tensor, coarse: Tensor, error: Tensor, k: int
+    queries: Tensor, unit: Tensor, coarse: Tensor, side: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
     shape = (queries.shape[0], k)
     return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
@@ -136,8 +136,7 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
 
 
 search = register(
-    "cosine_nn(Tensor queries, Tensor unit, Tensor coarse, Tensor error, int k) "
-    "-> (Tensor, Tensor)",
+    "cosine_nn(Tensor queries, Tensor unit, Tensor coarse, Tensor side, int k) -> (Tensor, Tensor)",
     cpu=_search_cpu,
     cuda=_search_cuda,
     fake=_search_fake,

@@ -163,9 +163,9 @@ def test_a_buffer_that_is_no_packed_bank_is_not_read():
 def test_opcheck(grad, device):
     queries = vectors(7, 37).to(device).requires_grad_(grad)
     unit = F.normalize(vectors(45, 37, seed=1)).to(device).requires_grad_(grad)
-    coarse, error = op.pack(unit.detach())
+    coarse, side = op.pack(unit.detach())
     torch.library.opcheck(op.pack, (unit.detach(),))
-    torch.library.opcheck(op.search, (queries, unit, coarse, error, 3))
+    torch.library.opcheck(op.search, (queries, unit, coarse, side, 3))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -189,11 +189,11 @@ class Neighbours(torch.nn.Module):
     def __init__(self, bank):
         super().__init__()
         packed = pack_bank(bank)
-        for name in ("unit", "coarse", "error"):
+        for name in ("unit", "coarse", "side"):
             self.register_buffer(name, getattr(packed, name))
 
     def forward(self, queries):
-        return cosine_nn(queries, PackedBank(self.unit, self.coarse, self.error), 3)
+        return cosine_nn(queries, PackedBank(self.unit, self.coarse, self.side), 3)
 
 
 def test_export_and_onnx(tmp_path):
