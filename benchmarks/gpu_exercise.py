@@ -39,7 +39,6 @@ def exercise_topk_mean() -> None:
 def exercise_cosine_nn() -> None:
     from robustad.kernels import cosine_nn as kernels
     from robustad.kernels import cosine_nn_dense as dense_pass
-
     from robustad.ops import cosine_nn, pack_bank
 
     usual = dense_pass.limit

@@ -7,6 +7,8 @@ the online softmax), the second makes the scores again and counts. Exponents are
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from robustad.kernels.aot import Variant
 from robustad.kernels.attention_degree_tiles import (
     LOG2E,
@@ -16,7 +18,6 @@ from robustad.kernels.attention_degree_tiles import (
     tuned,
     variants_of,
 )
-from torch import Tensor
 
 LN2 = tl.constexpr(0.6931471805599453)
 

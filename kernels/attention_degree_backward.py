@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 import triton
+from torch import Tensor
+
 from robustad.kernels.attention_degree import rows_contiguous
 from robustad.kernels.attention_degree_gradients import tuned_key_gradient, tuned_query_gradient
 from robustad.kernels.attention_degree_tiles import LOG2E, head_values
-from torch import Tensor
 
 # Gradients are brought to about this size where they are multiplied in float16, whose range is
 # small: a degree's gradient of 1e-5 times an attention of 1e-3 would be lost.

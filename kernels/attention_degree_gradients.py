@@ -11,6 +11,7 @@ again from the saved log-sum-exps.
 
 import triton
 import triton.language as tl
+
 from robustad.kernels.aot import Variant
 from robustad.kernels.attention_degree import LN2, load_rows, products
 from robustad.kernels.attention_degree_tiles import (

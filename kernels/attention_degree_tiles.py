@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+
 from robustad.kernels.aot import Variant
 
 LOG2E = 1.4426950408889634

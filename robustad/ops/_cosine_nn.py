@@ -21,6 +21,17 @@ def _path() -> str:
     return path
 
 
+def choose_path(paths: list[str], unit: Tensor) -> str:
+    """Path to pack a bank for: the fastest, unless its eight bits of mantissa are too few.
+
+    bfloat16 is off by up to 2^-8 of a vector's length, so it can't tell the rows of a bank apart
+    whose vectors all point one way, and nearly all of them would be scored again in float32.
+    """
+    if paths[0] == "amx" and len(paths) > 1 and float(unit.mean(dim=0).square().sum()) > 0.75:
+        return paths[1]
+    return paths[0]
+
+
 def normalised(bank: Tensor) -> tuple[Tensor, bool]:
     """Rows (M, D), float32, at length 1, and whether all were finite.
 
@@ -40,11 +51,16 @@ def normalised(bank: Tensor) -> tuple[Tensor, bool]:
 
 def _pack_cpu(unit: Tensor) -> tuple[Tensor, Tensor]:
     unit = unit.contiguous()
+    path = _path() or choose_path(_C.cosine_nn_paths(), unit)
+    return _packed(unit, path), torch.empty(0)  # the bound is in the buffer's header
+
+
+def _packed(unit: Tensor, path: str) -> Tensor:
     rows, dim = unit.shape
     coarse = torch.empty(_C.cosine_nn_packed_bytes(rows, dim), dtype=torch.uint8)
     threads = torch.get_num_threads()
-    _C.cosine_nn_pack(unit.data_ptr(), rows, dim, coarse.data_ptr(), threads, _path())
-    return coarse, torch.empty(0)  # the bound is in the buffer's header
+    _C.cosine_nn_pack(unit.data_ptr(), rows, dim, coarse.data_ptr(), threads, path)
+    return coarse
 
 
 def _pack_cuda(unit: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,8 +94,14 @@ def _search_cpu(
     queries, unit, path = queries.contiguous(), unit.contiguous(), _path()
     count, dim = queries.shape
     rows = unit.shape[0]
-    if not _C.cosine_nn_packed_for(coarse.data_ptr(), coarse.numel(), rows, dim, path):
-        coarse, _ = _pack_cpu(unit)  # another path was in force when it was packed
+    known = [path] if path else _C.cosine_nn_paths()
+    buffer = coarse.data_ptr(), coarse.numel(), rows, dim
+    fitting = [name for name in known if _C.cosine_nn_packed_for(*buffer, name)]
+    if fitting:
+        path = fitting[0]
+    else:  # another path was in force when it was packed, or it comes from another machine
+        path = path or choose_path(known, unit)
+        coarse = _packed(unit, path)
     distances = torch.empty(count, k)
     indices = torch.empty(count, k, dtype=torch.int64)
     _C.cosine_nn_search(

@@ -144,6 +144,14 @@ def test_a_bank_packed_for_another_path(made, used, monkeypatch):
     assert torch.equal(indices, expected[1])
 
 
+def test_a_bank_too_dense_for_bfloat16_is_packed_for_integers():
+    spread = F.normalize(vectors(500, 24))
+    dense = F.normalize(1 + 0.1 * vectors(500, 24))
+    assert op.choose_path(["amx", "avx2", "portable"], spread) == "amx"
+    assert op.choose_path(["amx", "avx2", "portable"], dense) == "avx2"
+    assert op.choose_path(["avx2", "portable"], dense) == "avx2"
+
+
 def test_a_buffer_that_is_no_packed_bank_is_not_read():
     queries, unit = vectors(10, 12), F.normalize(vectors(30, 12, seed=1))
     expected = cosine_nn(queries, unit, 3)
