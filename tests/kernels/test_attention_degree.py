@@ -154,9 +154,7 @@ def test_a_gradient_below_the_range_of_float16_is_not_lost():
     tau, delta = 1.0, 1 / 32
     _, lse, moment = kernels.degree(q, k, delta, tau, 0.25)
     a = torch.full((1, 1, 32), 2e-6, device=DEVICE)
-    dq, _ = backward.degree_backward(
-        q, k, lse, a, None, None, -a * moment, delta, tau, 0.25
-    )
+    dq, _ = backward.degree_backward(q, k, lse, a, None, None, -a * moment, delta, tau, 0.25)
     exact = exact_gradients(
         lambda q, k: (reference.attention_degree(q, k, delta, tau),), (q, k), (a,)
     )[0]

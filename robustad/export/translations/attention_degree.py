@@ -6,10 +6,11 @@ ONNX has no loop that would pay here: the N x N matrix is formed.
 from collections.abc import Callable
 from typing import Any
 
-from onnxscript import opset18 as op
+from onnxscript import opset18
 
 from robustad.ops import _attention_degree_autograd as operators
 
+op: Any = opset18  # its methods' types admit less than it does
 FLOAT = 1  # ONNX's number for float32
 LARGE = 2**62
 
@@ -42,7 +43,9 @@ def _count(weights: Any, delta: float, tau: float | None) -> tuple[Any, Any]:
     threshold = op.Constant(value_float=delta)
     if tau is None:
         counted = _float(op.GreaterOrEqual(weights, threshold))
-        return op.ReduceSum(counted, _last(), keepdims=0), op.ConstantOfShape(op.Constant(value_ints=[0]))
+        return op.ReduceSum(counted, _last(), keepdims=0), op.ConstantOfShape(
+            op.Constant(value_ints=[0])
+        )
     ratio = op.Div(op.Sub(weights, threshold), op.Constant(value_float=tau))
     soft = op.Sigmoid(ratio)
     slope = op.Mul(soft, op.Sub(op.Constant(value_float=1.0), soft))
