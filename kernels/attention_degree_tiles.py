@@ -32,7 +32,8 @@ Tiles = Callable[[int, int, bool], list[Tile]]
 def forward_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     """Tiles of the forward pass for a padded head size and an element size in bytes."""
     if size == 4:
-        return [Tile(32, 32, 4, 2)] + [Tile(64, 32, 8, 2)] * (head < 128)
+        wide = head == 128 and fused
+        return [Tile(32, 32, 4, 2) if wide else Tile(64, 32, 8, 2), Tile(32, 32, 8, 2)]
     if fused and head == 128:
         return [Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)]
     return [Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)]
@@ -41,18 +42,20 @@ def forward_tiles(head: int, size: int, fused: bool) -> list[Tile]:
 def query_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     """Tiles of the gradient of the queries: m rows stay, n columns pass by."""
     if size == 4:
-        return [Tile(64, 32, 8, 1), Tile(32, 32, 4, 1)]
+        return [Tile(32, 32, 4, 1), Tile(32, 32, 8, 1)]
     return [Tile(64 if fused else 128, 64, 8, 2), Tile(64, 32, 4, 2)]
 
 
 def key_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     """Tiles of the gradient of keys and values: n columns stay, m rows pass by."""
     if size == 4:
-        return [Tile(16, 32, 4, 1), Tile(16, 32, 8, 1) if fused else Tile(32, 64, 8, 1)]
+        return [Tile(16, 32, 8, 1)] if fused else [Tile(32, 32, 8, 1), Tile(16, 32, 4, 1)]
     if head == 128:
         return [Tile(32, 64, 8, 2), Tile(16, 64, 4, 2) if fused else Tile(32, 128, 8, 2)]
     if not fused:
         return [Tile(64, 128, 8, 2), Tile(64, 64, 4, 2)]
+    if head == 16:
+        return [Tile(64, 128, 8, 2)]
     return [Tile(32, 128, 8, 2), Tile(32, 64, 4, 2)]
 
 
