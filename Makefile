@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find robustad kernels csrc -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: demo test lint types unit doctest bench-check bench develop clean
+.PHONY: demo test lint types sanitize unit doctest bench-check bench develop clean
 
 # The environment with what the main job needs; an editable install would do, but this one is what
 # users get.
@@ -24,7 +24,7 @@ $(VENV)/dev.stamp: $(SOURCES)
 demo: $(VENV)/demo.stamp
 	$(BIN)/robustad demo --out demo_out
 
-test: lint types unit doctest bench-check
+test: lint types sanitize unit doctest bench-check
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -39,6 +39,10 @@ types: $(VENV)/dev.stamp
 	cp -r kernels build/types/robustad/kernels
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p robustad
 
+# The C++ core under the address and undefined-behaviour sanitizers.
+sanitize: $(VENV)/dev.stamp
+	$(BIN)/python setup.py -q sanitize
+
 # Bare `pytest`: the tests see the installed package, not the source tree.
 unit: $(VENV)/dev.stamp
 	$(BIN)/pytest tests
@@ -49,8 +53,11 @@ doctest: $(VENV)/dev.stamp
 bench-check: $(VENV)/dev.stamp
 	$(BIN)/pytest benchmarks --benchmark-disable -m "not slow"
 
+# Times everything on this machine and prints tables of ratios.
 bench: $(VENV)/dev.stamp
-	$(BIN)/pytest benchmarks --benchmark-json=build/bench.json
+	mkdir -p build
+	$(BIN)/pytest benchmarks --benchmark-json=build/bench.json --benchmark-quiet
+	$(BIN)/python benchmarks/render_performance.py build/bench.json
 
 # For working on the code: an editable install and the C++ core built in place.
 develop:

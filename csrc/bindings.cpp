@@ -1,49 +1,54 @@
-// Python sees numpy arrays only, so that the module needs no torch to build or to import.
-#include <pybind11/numpy.h>
+// Python passes addresses of torch's tensors, so that the module needs no torch to build or to
+// import. Addresses are not checked here: `robustad.ops` does, for all devices alike.
 #include <pybind11/pybind11.h>
 
-#include <stdexcept>
-#include <string>
+#include <cstdint>
 
+#include "bindings.h"
 #include "topk_mean.h"
 
 namespace py = pybind11;
 
 namespace {
 
-// Exact types and layout, no silent conversion: a cast here would copy whole score matrices.
-template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
+template <class T>
+T* at(std::uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
 
-py::tuple topk_mean(const Array<float>& scores, std::int64_t k) {
-    if (scores.ndim() != 2)
-        throw std::invalid_argument("scores: expected 2 dimensions, got " +
-                                    std::to_string(scores.ndim()));
-    const auto rows = static_cast<std::int64_t>(scores.shape(0));
-    const auto columns = static_cast<std::int64_t>(scores.shape(1));
-    if (k < 1 || k > columns)
-        throw std::invalid_argument("k: expected 1.." + std::to_string(columns) + ", got " +
-                                    std::to_string(k));
-    Array<float> means(rows);
-    Array<std::int64_t> indices({rows, k});
-    const float* in = scores.data();
-    float* mean = means.mutable_data();
-    std::int64_t* index = indices.mutable_data();
-    {
-        py::gil_scoped_release release;
-        robustad::topk_mean(in, rows, columns, k, mean, index);
-    }
-    return py::make_tuple(means, indices);
+void topk_mean(std::uintptr_t scores, std::uintptr_t weights, std::int64_t rows,
+               std::int64_t columns, std::int64_t k, double fraction, bool shared, int dtype,
+               int threads, std::uintptr_t means, std::uintptr_t state) {
+    const py::gil_scoped_release release;
+    robustad::topk_mean({at<void>(scores), at<float>(weights), rows, columns, k, fraction, shared,
+                         static_cast<robustad::Dtype>(dtype), threads},
+                        at<void>(means), at<double>(state));
+}
+
+void topk_mean_backward(std::uintptr_t scores, std::uintptr_t weights, std::int64_t rows,
+                        std::int64_t columns, int dtype, int threads, std::uintptr_t grad,
+                        std::uintptr_t state, std::uintptr_t out) {
+    const py::gil_scoped_release release;
+    robustad::topk_mean_backward({at<void>(scores), at<float>(weights), rows, columns, 0, 0.0,
+                                  false, static_cast<robustad::Dtype>(dtype), threads},
+                                 at<void>(grad), at<double>(state), at<void>(out));
+}
+
+py::list topk_mean_paths() {
+    int count = 0;
+    const char* const* names = robustad::topk_mean_paths(&count);
+    py::list paths;
+    for (int i = 0; i < count; ++i) paths.append(names[i]);
+    return paths;
 }
 
 }  // namespace
 
-void bind_attention_degree(py::module_& m);
-
 PYBIND11_MODULE(_C, m) {
-    m.doc() = "robustad's C++ core; free of torch.";
-    m.def("topk_mean", &topk_mean, py::arg("scores").noconvert(), py::arg("k"),
-          "Mean of the k largest values a row, and their columns: (rows, columns) float32 -> "
-          "(rows,) float32, (rows, k) int64.");
+    m.doc() = "robustad's C++ core; free of torch. Functions take addresses and check nothing.";
+    m.def("topk_mean", &topk_mean);
+    m.def("topk_mean_backward", &topk_mean_backward);
+    m.def("topk_mean_paths", &topk_mean_paths);
     bind_attention_degree(m);
+    bind_cosine_nn(m);
 }

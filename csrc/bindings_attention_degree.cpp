@@ -7,6 +7,7 @@
 #include <string>
 
 #include "attention_degree.h"
+#include "bindings.h"
 
 namespace py = pybind11;
 

@@ -43,7 +43,8 @@ class Variant:
     signature : mapping of str to str
         Triton type of each run-time argument: `"*fp32"`, `"i32"`, `"fp32"`, `"*bf16"`.
     constexprs : mapping of str to value
-        The compile-time arguments.
+        The compile-time arguments. Triton treats an integer argument that is 1 as one of them, so
+        a kernel launched with such should have a variant that says so.
     num_warps, num_stages : int, default 4 and 3
         As at launch.
     expect_wgmma : bool, default False
@@ -52,6 +53,9 @@ class Variant:
         Integer arguments that are multiples of 16. Pointers always count as aligned.
     archs : tuple of int, default (80, 90)
         Compute capabilities it is meant for.
+    local_limit : int, default 0
+        Bytes of local memory a thread may use: for kernels where some versions of NVIDIA's
+        assembler spill a value or two outside the loops that matter.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Variant:
     expect_wgmma: bool = False
     aligned: tuple[str, ...] = ()
     archs: tuple[int, ...] = ARCHS
+    local_limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class Report:
     registers, local : int or None
         Registers a thread, and bytes of local memory (spilled registers) a thread; None where
         `cuobjdump` is not to be found.
+    local_limit : int
+        As in the variant.
     """
 
     module: str
@@ -96,6 +103,7 @@ class Report:
     shared: int = 0
     registers: int | None = None
     local: int | None = None
+    local_limit: int = 0
 
     def problems(self) -> list[str]:
         """List what is wrong, in words; empty if nothing is."""
@@ -104,7 +112,7 @@ class Report:
         found = []
         if self.expect_wgmma and not (self.wgmma if self.arch >= 90 else self.mma):
             found.append(f"no {'wgmma' if self.arch >= 90 else 'mma.sync'} in the PTX")
-        if self.local:
+        if self.local is not None and self.local > self.local_limit:
             found.append(f"{self.local} bytes of registers spilled")
         limit = SHARED_LIMIT.get(self.arch, min(SHARED_LIMIT.values()))
         if self.shared > limit:
@@ -156,7 +164,7 @@ def compile_variant(module: str, variant: Variant, arch: int) -> Report:
     for index, name in enumerate(kernel.arg_names):
         kind = "constexpr" if name in variant.constexprs else variant.signature[name]
         signature[name] = kind
-        if kind.startswith("*") or name in variant.aligned:
+        if kind != "constexpr" and (kind.startswith("*") or name in variant.aligned):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, dict(variant.constexprs), attributes)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
@@ -177,6 +185,7 @@ def compile_variant(module: str, variant: Variant, arch: int) -> Report:
         shared=int(made.metadata.shared),
         registers=registers,
         local=local,
+        local_limit=variant.local_limit,
     )
 
 

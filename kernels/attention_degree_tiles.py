@@ -34,9 +34,10 @@ def forward_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     if size == 4:
         wide = head == 128 and fused
         return [Tile(32, 32, 4, 2) if wide else Tile(64, 32, 8, 2), Tile(32, 32, 8, 2)]
-    if fused and head == 128:
-        return [Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)]
-    return [Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)]
+    if head <= 32:
+        return [Tile(64, 32, 4, 2)]
+    wide = head == 128 and fused
+    return [Tile(128, 32 if wide else 64, 8, 2), Tile(64, 32, 4, 2)]
 
 
 def query_tiles(head: int, size: int, fused: bool) -> list[Tile]:
@@ -52,10 +53,10 @@ def key_tiles(head: int, size: int, fused: bool) -> list[Tile]:
         return [Tile(16, 32, 8, 1)] if fused else [Tile(32, 32, 8, 1), Tile(16, 32, 4, 1)]
     if head == 128:
         return [Tile(32, 64, 8, 2), Tile(16, 64, 4, 2) if fused else Tile(32, 128, 8, 2)]
+    if head <= 32:
+        return [Tile(64, 128, 8, 2)] if fused else [Tile(64, 64, 4, 2)]
     if not fused:
         return [Tile(64, 128, 8, 2), Tile(64, 64, 4, 2)]
-    if head == 16:
-        return [Tile(64, 128, 8, 2)]
     return [Tile(32, 128, 8, 2), Tile(32, 64, 4, 2)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -42,7 +42,6 @@ class AnomalyDINOConfig(BaseModel):
     top_fraction: int | float
     map_sigma: float
     coreset: int | float | None
-    precision: Literal["fp32", "bf16"]
 
 
 class AnomalyDINO(Detector):
@@ -77,8 +76,6 @@ class AnomalyDINO(Detector):
         Smoothing of the anomaly map in pixels.
     coreset : int, float or None, default None
         Reduce the bank to this many vectors, or this share, by greedy k-centre selection.
-    precision : {"fp32", "bf16"}, default "fp32"
-        Precision of the neighbour search; results are exact either way, see `ops.cosine_nn`.
 
     Raises
     ------
@@ -125,7 +122,6 @@ class AnomalyDINO(Detector):
         top_fraction: float | int = 0.01,
         map_sigma: float = 4.0,
         coreset: int | float | None = None,
-        precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         built = create(backbone, weights) if isinstance(backbone, str) else backbone
         size = image_size - image_size % built.multiple
@@ -164,13 +160,13 @@ class AnomalyDINO(Detector):
                 top_fraction=top_fraction,
                 map_sigma=map_sigma,
                 coreset=coreset,
-                precision=precision,
             )
         except ValidationError as error:
             first = error.errors()[0]
             raise InputError(
                 f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}"
             ) from error
+        self._packed: tuple[Tensor, int, PackedBank] | None = None
         self.register_buffer("bank", torch.empty(0, built.dim + self._config.whiten))
         self.register_buffer("centre", torch.zeros(built.dim))
         self.register_buffer("whitening", torch.eye(built.dim))
@@ -292,16 +288,18 @@ class AnomalyDINO(Detector):
             raise NotFittedError("this detector has no memory bank yet: call fit(images) first")
         tokens = self.backbone(x)
         features = self._transform(tokens)
-        distances, _ = cosine_nn(
-            features.flatten(0, 1),
-            PackedBank(self.bank),
-            self._config.k,
-            precision=self._config.precision,
-        )
+        distances, _ = cosine_nn(features.flatten(0, 1), self._packed_bank(), self._config.k)
         scores = distances.mean(dim=1).reshape(features.shape[:2])
         if self._config.mask:
             scores = scores * self.foreground(tokens, x)
         return scores
+
+    def _packed_bank(self) -> PackedBank:
+        """The bank, packed when it is new or has moved to another device."""
+        bank, version = self.bank, self.bank._version
+        if self._packed is None or self._packed[0] is not bank or self._packed[1] != version:
+            self._packed = bank, version, PackedBank.of_unit(bank)
+        return self._packed[2]
 
     def foreground(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Foreground (B, N), bool, of images `x` with backbone `tokens`."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustad.detectors import Detector
 from robustad.errors import InputError
-from robustad.ops.topk_mean import resolve_k, topk_mean_torch
+from robustad.ops.reference.topk_mean import resolve_k, topk_mean_torch
 
 # Methods whose patch scores are written otherwise for export, and where: a module class that is
 # built from the detector and maps images to patch scores. All others are traced as they are.

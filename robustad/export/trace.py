@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.export.graph import DetectorGraph
+from robustad.export.translations import translation_table
 from robustad.geometry import Geometry
 from robustad.runtime._metadata import CALIBRATION, INPUT, OUTPUTS
 
@@ -116,6 +117,7 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
         input_names=[INPUT, *CALIBRATION],
         output_names=list(OUTPUTS),
         dynamic_shapes=shapes,
+        custom_translation_table=translation_table(),
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")

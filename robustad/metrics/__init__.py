@@ -1,5 +1,6 @@
 """Measures of ranking, localisation, calibration and the entropy flag: arrays in, floats out."""
 
+from robustad.metrics.bootstrap import Interval, auroc_interval
 from robustad.metrics.calibration import (
     ReliabilityCurve,
     brier,
@@ -26,11 +27,13 @@ from robustad.metrics.ranking import (
 __all__ = [
     "Best",
     "FlagRates",
+    "Interval",
     "PixelMetrics",
     "PixelResult",
     "Rates",
     "ReliabilityCurve",
     "auroc",
+    "auroc_interval",
     "average_precision",
     "brier",
     "ece_positive",

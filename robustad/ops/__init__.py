@@ -7,7 +7,8 @@ from robustad.ops.attention_degree import (
     attention_with_degree,
 )
 from robustad.ops.cosine_nn import PackedBank, cosine_nn, pack_bank
-from robustad.ops.topk_mean import resolve_k, topk_mean
+from robustad.ops.reference.topk_mean import resolve_k
+from robustad.ops.topk_mean import topk_mean
 
 __all__ = [
     "AttentionStatistics",

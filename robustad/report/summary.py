@@ -10,7 +10,7 @@ import numpy as np
 from robustad.evaluation import Evaluation
 from robustad.evaluation.result import CLEAN, WORST
 from robustad.metrics import trivial_f1
-from robustad.report.bootstrap import Interval, auroc_interval
+from robustad.metrics.bootstrap import Interval, auroc_interval
 from robustad.report.columns import Heading, column_groups
 from robustad.report.wording import (
     condition_name,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from robustad import __version__
 from robustad._files import write_text
 from robustad.backbones import DEFAULT, Backbone, create
-from robustad.data import Dataset, calibration_split, categories, content_hash, load, shots
+from robustad.data import Dataset, Sample, calibration_split, categories, content_hash, load, shots
 from robustad.detectors import AnomalyDINO
 from robustad.detectors.anomaly_dino_presets import Preprocessing
 from robustad.errors import DataError, InputError
@@ -167,12 +167,13 @@ def run_fewshot(
             if done is None:
                 try:
                     references = shots(data, k, seed=seed)
+                    split = calibration_split(data.test, fraction=study.calibration, seed=seed)
                 except DataError as error:
                     outcome.skipped.append(f"{name}: {error}")
                     say(f"skipped {name}: {error}")
                     continue
                 backbone = backbone or create(study.backbone, study.weights).to(device)
-                done = _run(study, references, k, seed, backbone, fingerprint, progress)
+                done = _run(study, references, split, k, backbone, fingerprint, progress)
                 write_text(path, done.model_dump_json() + "\n")
                 say(f"{name}: {done.seconds:.0f} s, {_line(done.evaluation)}")
             else:
@@ -180,7 +181,7 @@ def run_fewshot(
             outcome.results[k].append(done.evaluation)
     outcome.results = {k: runs for k, runs in outcome.results.items() if runs}
     if not outcome.results:
-        raise DataError("too few training images for every run: " + "; ".join(outcome.skipped))
+        raise DataError("too few images for every run: " + "; ".join(outcome.skipped))
     _write_tables(outcome, study, out)
     return outcome
 
@@ -194,8 +195,8 @@ def _runs(study: Study) -> Iterator[tuple[Shots, int]]:
 def _run(
     study: Study,
     references: Dataset,
+    split: tuple[Sequence[Sample], Sequence[Sample]],
     k: Shots,
-    seed: int,
     backbone: Backbone,
     fingerprint: str,
     progress: bool,
@@ -214,7 +215,7 @@ def _run(
         **options,
     )
     detector.fit([sample.image for sample in references.train], progress=progress)
-    held_out, samples = calibration_split(references.test, fraction=study.calibration, seed=seed)
+    held_out, samples = split
     evaluation = evaluate(
         detector,
         samples,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from robustad._batching import runs
 from robustad.errors import InputError
 from robustad.geometry import Geometry
-from robustad.images import iter_images
+from robustad.images import LoadedImage, iter_images
 
 if TYPE_CHECKING:
     from robustad.images import Images
@@ -61,16 +62,13 @@ def batches(images: Images, geometry: Geometry, batch_size: int) -> Iterator[lis
     """
     if batch_size < 1:
         raise InputError(f"batch_size: expected >= 1, got {batch_size}")
-    batch: list[Prepared] = []
-    for image in iter_images(images):
+
+    def prepare(image: LoadedImage) -> Prepared:
         height, width = image.pixels.shape[:2]
-        pixels = geometry.apply(image.pixels)
-        if batch and (len(batch) == batch_size or batch[0].pixels.shape != pixels.shape):
-            yield batch
-            batch = []
-        batch.append(Prepared(image.name, height, width, pixels))
-    if batch:
-        yield batch
+        return Prepared(image.name, height, width, geometry.apply(image.pixels))
+
+    prepared = map(prepare, iter_images(images))
+    yield from runs(prepared, batch_size, key=lambda one: one.pixels.shape)
 
 
 def stack(batch: list[Prepared]) -> npt.NDArray[np.float32]:

@@ -192,15 +192,18 @@ def test_image_scores_are_the_mean_of_the_largest(top_fraction, count):
         assert np.allclose(made(x).numpy(), expected, atol=1e-7)
 
 
-def test_bf16_gives_the_same_scores():
-    references = pictures(4)
-    fine = detector(references, k=2, rotations=4)
-    coarse = detector(references, k=2, rotations=4, precision="bf16")
-    images = pictures(6, seed=8)
-    assert np.allclose(coarse.predict(images).score, fine.predict(images).score, atol=1e-6)
-    assert np.array_equal(
-        np.argsort(coarse.predict(images).score), np.argsort(fine.predict(images).score)
-    )
+def test_a_changed_bank_is_packed_anew():
+    made = detector(pictures(4))
+    x = made.stack([made.geometry.apply(picture) for picture in pictures(2, seed=8)])
+    before = made.patch_scores(x)
+    assert torch.equal(made.patch_scores(x), before)
+    made.bank.mul_(-1)
+    turned = made.patch_scores(x)
+    assert not torch.allclose(turned, before, atol=0.1)
+    made.bank = -made.bank
+    assert torch.equal(made.patch_scores(x), before)
+    made.fit(pictures(4, seed=3))
+    assert not torch.equal(made.patch_scores(x), before)
 
 
 @pytest.mark.parametrize(("coreset", "rows"), [(20, 20), (0.25, 32), (1.0, 128)])
@@ -245,7 +248,6 @@ def test_before_fit():
         ({"top_fraction": 0}, "top_fraction: expected a share"),
         ({"top_fraction": 1.5}, "top_fraction: .* got 1.5"),
         ({"map_sigma": -1}, "map_sigma: expected >= 0 pixels, got -1"),
-        ({"precision": "fp16"}, "precision: .*'fp32' or 'bf16', got 'fp16'"),
         ({"mask_unit": "metre"}, "mask_unit: .*'absolute' or 'std', got 'metre'"),
         ({"coreset": "half"}, "coreset: .* got 'half'"),
     ],

@@ -60,7 +60,7 @@ def assert_same(first, second, size=64):
         {},
         {"whiten": False, "k": 2, "top_fraction": 3, "map_sigma": 0.0},
         {"mask": True, "mask_threshold": 0.7, "mask_unit": "std", "rotations": 4},
-        {"coreset": 50, "square": True, "precision": "bf16", "top_fraction": 1.0},
+        {"coreset": 50, "square": True, "top_fraction": 1.0},
         {"coreset": 0.5},
     ],
 )

@@ -1,4 +1,6 @@
 import importlib
+import os
+from unittest import mock
 
 import faiss
 import numpy as np
@@ -9,13 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
+from robustad import _C
 from robustad.errors import InputError
 from robustad.ops import PackedBank, cosine_nn, pack_bank
+from robustad.ops.reference.cosine_nn import cosine_nn_torch, unit_vectors
 
-module = importlib.import_module(
-    "robustad.ops.cosine_nn"
-)  # the package's attribute is the function
-PRECISIONS = ["fp32", "bf16"]
+reference = importlib.import_module("robustad.ops.reference.cosine_nn")
+PATHS = [*_C.cosine_nn_paths(), "torch"]
 NAN, INF = float("nan"), float("inf")
 
 
@@ -24,12 +26,21 @@ def vectors(rows, dim, seed=0, scale=1.0):
 
 
 def unit64(rows):
-    return F.normalize(rows.double(), dim=1, eps=1e-12)
+    rows = rows.double()
+    return rows / rows.norm(dim=1, keepdim=True).where(rows.any(dim=1, keepdim=True), 1)
 
 
-def check(queries, bank, k=1, precision="fp32"):
+def nearest_on(path, queries, bank, k=1):
+    """`cosine_nn` by one instruction set, or by the torch twin."""
+    if path == "torch":
+        return cosine_nn_torch(queries, unit_vectors(bank), k)
+    with mock.patch.dict(os.environ, ROBUSTAD_COSINE_NN=path):
+        return cosine_nn(queries, bank, k)
+
+
+def check(queries, bank, k=1, path=PATHS[0]):
     """Against all distances in float64: the k smallest, each at the row it is said to be."""
-    distances, indices = cosine_nn(queries, bank, k, precision=precision)
+    distances, indices = nearest_on(path, queries, bank, k)
     assert (distances.dtype, indices.dtype) == (torch.float32, torch.int64)
     assert distances.shape == indices.shape == (len(queries), k)
     exact = 1 - unit64(queries) @ unit64(bank).T
@@ -45,32 +56,32 @@ def check(queries, bank, k=1, precision="fp32"):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 7)
+    monkeypatch.setattr(reference, "BLOCK", 7)
 
 
 # Against others
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("k", [1, 2, 5, 16])
 @pytest.mark.parametrize("dim", [1, 37, 384])
-def test_small_banks(dim, k, precision):
-    check(vectors(50, dim), vectors(40, dim, seed=1), k, precision)
-    check(vectors(50, dim), vectors(k, dim, seed=1), k, precision)
+def test_small_banks(dim, k, path):
+    check(vectors(50, dim), vectors(40, dim, seed=1), k, path)
+    check(vectors(50, dim), vectors(k, dim, seed=1), k, path)
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("k", [1, 3, 16])
 @pytest.mark.parametrize("rows", [16, 20, 21, 22, 90])
-def test_many_blocks(rows, k, precision):
-    check(vectors(30, 8), vectors(rows, 8, seed=1), k, precision)
+def test_many_blocks(rows, k, path):
+    check(vectors(30, 8), vectors(rows, 8, seed=1), k, path)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("k", [1, 4])
-def test_a_bank_of_more_than_a_block(k, precision):
-    check(vectors(40, 24), vectors(module.BLOCK * 2 + 11, 24, seed=1), k, precision)
+def test_a_bank_of_more_than_a_block(k, path):
+    check(vectors(40, 24), vectors(reference.BLOCK * 2 + 11, 24, seed=1), k, path)
 
 
 @pytest.mark.parametrize("k", [1, 6])
@@ -116,11 +127,11 @@ def test_norms_do_not_count():
         assert torch.equal(indices, expected[1])
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("k", [1, 2])
-def test_zero_vectors_have_distance_one(k, precision):
+def test_zero_vectors_have_distance_one(k, path):
     bank = torch.eye(3)
-    distances, _ = cosine_nn(torch.zeros(2, 3), bank, k, precision=precision)
+    distances, _ = nearest_on(path, torch.zeros(2, 3), bank, k)
     assert (distances == 1).all()
     bank = torch.cat([-torch.eye(3), torch.zeros(1, 3)])
     distances, indices = cosine_nn(torch.tensor([[1.0, 0.0, 0.0]]), bank[[0, 3]], k)
@@ -128,10 +139,10 @@ def test_zero_vectors_have_distance_one(k, precision):
     assert indices[0].tolist() == [1, 0][:k]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_parallel_and_opposite(precision):
+@pytest.mark.parametrize("path", PATHS)
+def test_parallel_and_opposite(path):
     bank = torch.tensor([[3.0, 4.0], [-3.0, -4.0]])
-    distances, indices = cosine_nn(torch.tensor([[6.0, 8.0]]), bank, 2, precision=precision)
+    distances, indices = nearest_on(path, torch.tensor([[6.0, 8.0]]), bank, 2)
     assert distances.tolist() == [[0.0, 2.0]]
     assert indices.tolist() == [[0, 1]]
 
@@ -139,28 +150,28 @@ def test_parallel_and_opposite(precision):
 # Ties and special values
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("k", [1, 5, 16])
-def test_a_bank_of_equal_rows(k, precision, small_blocks):
-    check(vectors(9, 12), vectors(1, 12, seed=1).repeat(50, 1), k, precision)
+def test_a_bank_of_equal_rows(k, path, small_blocks):
+    check(vectors(9, 12), vectors(1, 12, seed=1).repeat(50, 1), k, path)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_duplicates(precision, small_blocks):
+@pytest.mark.parametrize("path", PATHS)
+def test_duplicates(path, small_blocks):
     bank = vectors(10, 12).repeat(4, 1)
-    distances, indices = check(vectors(10, 12), bank, 4, precision)
+    distances, indices = check(vectors(10, 12), bank, 4, path)
     assert distances.max() <= 1e-6
     assert (indices % 10 == torch.arange(10)[:, None]).all()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_a_query_that_is_not_finite(value, k, precision, small_blocks):
+def test_a_query_that_is_not_finite(value, k, path, small_blocks):
     queries, bank = vectors(6, 12), vectors(40, 12, seed=1)
     expected = cosine_nn(queries, bank, k)
     queries[2, 5] = value
-    distances, indices = cosine_nn(queries, bank, k, precision=precision)
+    distances, indices = nearest_on(path, queries, bank, k)
     assert distances[2].isnan().all()
     others = [0, 1, 3, 4, 5]
     torch.testing.assert_close(distances[others], expected[0][others], rtol=0, atol=2e-6)
@@ -171,58 +182,86 @@ def test_a_query_that_is_not_finite(value, k, precision, small_blocks):
 # The coarse pass
 
 
-def rounded_down(decoys, place, dim=66):
-    """A query and a bank whose factors and products all round against the best row.
+def rounded_against(decoys, place, low, high, lack):
+    """A query and a bank whose factors round down for the best row and up for the decoys.
 
-    Each row's score falls short in bf16 by 2.4 * 2^-8. All rows have the same coarse score; the
-    row at `place` is the best by 2e-4.
+    All share 62 components `low` (of the query and the best row) or `high` (of the decoys); the
+    rest makes the best row better by `lack` times a component of the query.
     """
-    low, high = 1 + 2**-8 - 2**-16, 1 + 2**-8 + 2**-16
-    query = torch.full((dim,), low / 8, dtype=torch.float64)
-    query[:8], query[62:] = high / 8, 0
-    row = query.clone()
-    row[:8] = -high / 8
+    query = torch.zeros(66, dtype=torch.float64)
+    query[:62] = low
     query[62] = (1 - query.square().sum()).sqrt()
+    row = torch.zeros(66, dtype=torch.float64)
+    row[:62] = high
+    row[62] = query[62] - lack
     bank = row.repeat(decoys + 1, 1)
-    bank[:, 62] = -0.0012
-    bank[place, 62] = 0
-    bank[:, 63] = (1 - bank.square().sum(dim=1)).sqrt()
+    bank[place, :62], bank[place, 62] = low, query[62]
+    bank[:, 63] = (1 - bank.square().sum(dim=1)).clamp(min=0).sqrt()
     return query[None].float(), bank.float()
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("place", [0, 1, 50, 99, 100])
-def test_the_coarse_pass_is_not_fooled_by_its_own_rounding(place):
-    queries, bank = rounded_down(100, place)
-    coarse = queries.bfloat16() @ bank.bfloat16().T
-    assert (coarse == coarse[0, 0]).all()
-    _, indices = check(queries, bank, 1, "bf16")
+def test_the_coarse_pass_is_not_fooled_by_16_bit_integers(place, path):
+    one = 32767
+    queries, bank = rounded_against(100, place, 4146.495 / one, 4146.505 / one, 0.002)
+    coarse = (queries.double() * one).round() @ (bank.double() * one).round().T
+    assert coarse[0, place] < coarse.max()
+    _, indices = check(queries, bank, 1, path)
     assert indices.item() == place
 
 
-def bound(queries, bank):
-    """What `_search_bf16` takes as the largest error of each query's coarse scores."""
-    query_error = (queries - queries.bfloat16().float()).norm(dim=1, keepdim=True)
-    bank_error = (bank - bank.bfloat16().float()).norm(dim=1)
-    accumulation = bank.shape[1] * 2.0**-23
-    return query_error + (1 + query_error) * bank_error + module.BF16_OUTPUT + accumulation
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("place", [0, 1, 50, 99, 100])
+def test_the_coarse_pass_is_not_fooled_by_bfloat16(place, path):
+    tie = (1 + 2**-8) / 8  # between two bfloat16
+    queries, bank = rounded_against(100, place, tie - 2**-20, tie + 2**-20, 0.001)
+    coarse = queries.bfloat16().double() @ bank.bfloat16().double().T
+    assert coarse[0, place] < coarse.max()
+    _, indices = check(queries, bank, 1, path)
+    assert indices.item() == place
 
 
-@pytest.mark.parametrize("dim", [1, 2, 37, 384, 1536])
-def test_the_error_bound(dim):
-    # mantissas next to a rounding tie, of both directions, beside ordinary ones
-    mantissa = 1 + 2**-8 + 2**-16 * (2 * (vectors(60, dim, seed=3) > 0) - 1)
-    for rows in (vectors(60, dim), mantissa * vectors(60, dim, seed=4).sign()):
-        queries = F.normalize(rows)
-        bank = F.normalize(torch.cat([rows.roll(1, 0), rows + 0.1 * vectors(60, dim, seed=5)]))
-        coarse = (queries.bfloat16() @ bank.bfloat16().T).double()
-        off = (coarse - queries.double() @ bank.double().T).abs()
-        below = coarse.abs() < 1  # at 1 the output's rounding doubles, where nothing is better
-        assert (off <= bound(queries, bank))[below].all()
-    queries, bank = rounded_down(30, 7)
-    coarse = (queries.bfloat16() @ bank.bfloat16().T).double()
-    off = (coarse - queries.double() @ bank.double().T).abs()
-    assert (off <= bound(queries, bank)).all()
-    assert off.max() > 2.1 * 2.0**-8  # two roundings of factors alone are 2^-7
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("k", [1, 2, 16])
+@pytest.mark.parametrize("rows", [15, 16, 17, 31, 32, 33, 48, 63, 65, 8193, 8208])
+def test_rows_that_fill_no_group(rows, k, path):
+    # all similarities negative: a padded row of zeros would be the nearest
+    bank = -vectors(rows, 20, seed=1).abs()
+    check(vectors(13, 20).abs(), bank, min(k, rows), path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 11, 12, 13, 31, 32, 33, 100])
+def test_any_number_of_queries(count, path):
+    check(vectors(count, 40), vectors(150, 40, seed=1), 2, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
+def test_more_queries_than_group_maxima_fit(path):
+    # 70000 rows: groups of 64; 32 MB of maxima hold 7400 queries
+    queries, bank = vectors(7700, 8), vectors(70000, 8, seed=1)
+    distances, indices = nearest_on(path, queries, bank)
+    at = torch.cat([torch.arange(20), torch.arange(7380, 7420), torch.arange(7680, 7700)])
+    exact = 1 - unit64(queries[at]) @ unit64(bank).T
+    nearest = exact.min(dim=1).values
+    assert (distances[at, 0] - nearest).abs().max() <= 2e-6
+    assert (exact.gather(1, indices[at])[:, 0] - nearest).max() <= 1e-6
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_do_not_change_the_result(threads):
+    queries, bank = vectors(300, 48), vectors(3000, 48, seed=1)
+    expected = cosine_nn(queries, bank, 3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = cosine_nn(queries, bank, 3)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -234,91 +273,12 @@ def test_the_error_bound(dim):
     spread=st.sampled_from([0.0, 1e-7, 1e-5, 1e-3, 4e-3, 1e-2, 0.1, 1.0]),
 )
 @example(seed=0, rows=40, dim=32, k=1, spread=0.0)
-def test_near_duplicates_are_told_apart_in_bf16(seed, rows, dim, k, spread):
+def test_near_duplicates_are_told_apart(seed, rows, dim, k, spread):
     centre = vectors(1, dim, seed)
     bank = centre + spread * vectors(rows, dim, seed + 1)
     queries = torch.cat([bank[:3], centre, centre + spread * vectors(6, dim, seed + 2)])
-    _, coarse = check(queries, bank, k, "bf16")
-    _, exact = check(queries, bank, k)
-    similarity = unit64(queries) @ unit64(bank).T
-    off = similarity.gather(1, coarse) - similarity.gather(1, exact)
-    assert off.abs().max() <= 1e-6
-
-
-def test_confident_queries_are_not_searched_twice(monkeypatch):
-    searched = []
-    search = module._search
-    monkeypatch.setattr(
-        module, "_search", lambda q, b, k: searched.append(len(q)) or search(q, b, k)
-    )
-    bank = vectors(500, 64, seed=1)
-    cosine_nn(bank[:20] + 0.01 * vectors(20, 64), bank, precision="bf16")
-    assert searched == []
-    close = torch.cat([bank[:20], vectors(1, 64, seed=9) + 1e-4 * vectors(100, 64, seed=8)])
-    check(torch.cat([bank[:20], close[-1:]]), close, 1, "bf16")
-    assert searched[0] == 1
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_autocast_does_not_blur_the_search(precision):
-    queries, bank = vectors(50, 64), vectors(900, 64, seed=1)
-    expected = cosine_nn(queries, bank, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        distances, indices = cosine_nn(queries, bank, 4, precision=precision)
-    assert distances.dtype == torch.float32
-    torch.testing.assert_close(distances, expected[0], rtol=0, atol=1e-6)
-    assert torch.equal(indices, expected[1])
-
-
-# Gradients
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("k", [1, 3])
-def test_gradients_are_those_of_the_dense_formula(k, packed, precision, small_blocks):
-    queries, bank = vectors(8, 12), vectors(40, 12, seed=1)
-    weight = vectors(8, k, seed=2)
-    ours = queries.clone().requires_grad_(), bank.clone().requires_grad_()
-    theirs = queries.clone().requires_grad_(), bank.clone().requires_grad_()
-    chosen = pack_bank(ours[1]) if packed else ours[1]
-    (cosine_nn(ours[0], chosen, k, precision=precision)[0] * weight).sum().backward()
-    dense = 1 - F.cosine_similarity(theirs[0][:, None], theirs[1][None], dim=2)
-    (dense.topk(k, largest=False).values * weight).sum().backward()
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.grad.abs().max() > 0.1
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6)
-
-
-def test_gradients_stay_finite_at_the_ends():
-    bank = torch.eye(3)
-    queries = torch.cat([bank, -bank, torch.ones(1, 3)]).requires_grad_()
-    cosine_nn(queries, bank[:1])[0].sum().backward()
-    assert queries.grad.isfinite().all()
-    # at its nearest row and at the opposite one the distance is stationary
-    assert queries.grad[[0, 3]].abs().max() < 1e-6
-
-
-def test_no_gradient_without_need():
-    queries, bank = vectors(4, 6), vectors(9, 6, seed=1)
-    assert not cosine_nn(queries, bank)[0].requires_grad
-    with torch.no_grad():
-        assert not cosine_nn(queries.requires_grad_(), bank)[0].requires_grad
-
-
-# Packed banks
-
-
-def test_a_packed_bank_gives_the_same():
-    queries, bank = vectors(10, 12), vectors(30, 12, seed=1)
-    packed = pack_bank(bank.double())
-    assert packed.unit.dtype == torch.float32
-    torch.testing.assert_close(packed.unit.norm(dim=1), torch.ones(30))
-    for one, other in zip(cosine_nn(queries, packed, 3), cosine_nn(queries, bank, 3), strict=True):
-        assert torch.equal(one, other)
-    again = PackedBank(packed.unit.clone())
-    assert torch.equal(cosine_nn(queries, again)[1], cosine_nn(queries, bank)[1])
-    assert (pack_bank(torch.zeros(2, 3)).unit == 0).all()
+    for path in PATHS:
+        check(queries, bank, k, path)
 
 
 # Errors
@@ -364,7 +324,15 @@ def test_other_errors():
             cosine_nn(queries, bank, k)
     with pytest.raises(InputError, match=r"^queries and bank: expected the same D, got 4 and 5$"):
         cosine_nn(queries, vectors(3, 5))
-    with pytest.raises(InputError, match=r"^precision: expected 'fp32' or 'bf16', got 'fp16'$"):
-        cosine_nn(queries, bank, precision="fp16")
+    for wrong in (0.0, -1.0, NAN, INF):
+        with pytest.raises(InputError, match=r"^temperature: expected a positive number, got"):
+            cosine_nn(queries, bank, temperature=wrong)
     with pytest.raises(InputError, match=r"expected one device, got cpu and meta$"):
-        cosine_nn(queries, PackedBank(bank.to("meta")))
+        cosine_nn(queries, PackedBank.of_unit(bank.to("meta")))
+
+
+def test_a_path_this_processor_lacks(monkeypatch):
+    monkeypatch.setenv("ROBUSTAD_COSINE_NN", "quantum")
+    expected = r"^ROBUSTAD_COSINE_NN: expected one of \[.*'portable'\] on this processor, got 'quan"
+    with pytest.raises(InputError, match=expected):
+        cosine_nn(vectors(5, 4), vectors(30, 4))

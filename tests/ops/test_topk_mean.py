@@ -9,10 +9,15 @@ from hypothesis.extra import numpy as arrays
 
 from robustad import _C
 from robustad.errors import InputError
+from robustad.export.translations import translation_table
 from robustad.ops import resolve_k, topk_mean
-from robustad.ops.topk_mean import topk_mean_torch
+from robustad.ops.reference.topk_mean import select_torch, spread_torch, topk_mean_torch
+from robustad.ops.topk_mean import TOPK_MEAN, TOPK_MEAN_BACKWARD
 
 INF = math.inf
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
+PATHS = _C.topk_mean_paths()
 # Relative rounding of one operation in each dtype.
 UNIT = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 2**-24, torch.float64: 2**-53}
 
@@ -32,7 +37,7 @@ def exact(values, k):
 
 @pytest.mark.parametrize("dtype", UNIT)
 @pytest.mark.parametrize("k", [1, 2, 7, 31, 32, 33, 64, 199, 200])
-def test_values(dtype, k):
+def test_values(path, dtype, k):
     values = scores(5, 200, dtype)
     mean, size = exact(values, k)
     ours = topk_mean(values, k)
@@ -47,7 +52,7 @@ def test_values(dtype, k):
 
 
 @pytest.mark.parametrize("columns", [1, 2, 31, 32, 33, 63, 64, 65, 96, 1000, 1369])
-def test_every_length(columns):
+def test_every_length(path, columns):
     values = scores(3, columns, seed=columns)
     for k in {1, (columns + 1) // 2, columns}:
         torch.testing.assert_close(topk_mean(values, k).double(), exact(values, k)[0])
@@ -80,20 +85,209 @@ def test_memory_layouts():
     assert topk_mean(torch.empty(0, 7), 3).shape == (0,)
 
 
-@settings(max_examples=80, deadline=None)
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    monkeypatch.setenv("ROBUSTAD_TOPK_MEAN", request.param)
+    return request.param
+
+
+def by_sorting(values, k, weights=None, ties="first"):
+    """Means and gradients of rows of numbers, in the plainest way there is."""
+    means, gradients = [], []
+    for row, own in zip(values, np.ones_like(values) if weights is None else weights, strict=True):
+        # stable: of equal scores the first
+        order = [i for i in np.argsort(-row, kind="stable") if own[i] > 0]
+        count = min(k if isinstance(k, int) else resolve_k(k, max(1, len(order))), len(order))
+        part = np.zeros(len(row))
+        part[order[:count]] = 1
+        if ties == "shared" and count:
+            tied = [i for i in order if row[i] == row[order[count - 1]]]
+            part[tied] = part[tied].sum() / len(tied)
+        part *= own
+        total = part.sum()
+        means.append((part[part > 0] @ row[part > 0]) / total if count else math.nan)
+        gradients.append(part / total if count else part)
+    return np.array(means), np.array(gradients)
+
+
+def both(values, k, **keywords):
+    values = values.detach().clone().requires_grad_()
+    means = topk_mean(values, k, **keywords)
+    return means.detach(), torch.autograd.grad(means.sum(), values)[0]
+
+
+finite = st.floats(-(2**30), 2**30, width=32) | st.sampled_from([0.0, -0.0, 1.0, 2.0])
+shapes = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=80)
+
+
+@pytest.mark.parametrize("ties", ["first", "shared"])
+@settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_any_row_against_a_sort(data):
-    shape = data.draw(arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=80))
-    elements = st.floats(-(2**30), 2**30, width=32) | st.sampled_from([0.0, -0.0, 1.0, 2.0])
-    values = data.draw(arrays.arrays(np.float32, shape, elements=elements))
-    k = data.draw(st.integers(1, shape[1]))
-    top = -np.sort(-values.astype(np.float64), axis=1)[:, :k]
-    means, columns = _C.topk_mean(values, k)
-    np.testing.assert_array_equal(means, top.mean(axis=1).astype(np.float32))
-    # the stable order: falling scores, of equal ones the first
-    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(columns, order)
-    np.testing.assert_array_equal(topk_mean(torch.from_numpy(values), k).numpy(), means)
+def test_any_row_against_a_sort(ties, data):
+    values = data.draw(arrays.arrays(np.float32, data.draw(shapes), elements=finite))
+    k = data.draw(st.integers(1, values.shape[1]) | st.sampled_from([0.01, 0.1, 0.5, 1.0]))
+    weight = st.sampled_from([0.0, 0.0, 0.25, 1.0, 3.0])
+    drawn = data.draw(st.none() | arrays.arrays(np.float32, values.shape, elements=weight))
+    weights = None if drawn is None else torch.from_numpy(drawn)
+    expected = by_sorting(values.astype(np.float64), k, drawn, ties)
+    for path in PATHS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ROBUSTAD_TOPK_MEAN", path)
+            means, gradient = both(torch.from_numpy(values), k, weights=weights, ties=ties)
+        size = 1e-6 * np.abs(values).max(initial=0)
+        np.testing.assert_allclose(means, expected[0], rtol=2e-6, atol=size)
+        np.testing.assert_allclose(gradient, expected[1], rtol=2e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("columns", [1, 7, 8, 9, 127, 128, 129, 1369, 5000])
+def test_every_path_agrees_with_the_reference(path, dtype, columns):
+    generator = torch.Generator().manual_seed(columns)
+    values = torch.randn(4, columns, generator=generator).to(dtype)
+    values[1] = 1.0
+    values[2, ::3] = math.nan
+    values[3] = values[3].sort().values
+    weights = torch.rand(4, columns, generator=generator) * (torch.arange(columns) % 3 > 0)
+    for k in {1, max(1, columns // 100), (columns + 1) // 2, columns}:
+        for own in (None, weights):
+            for shared in (False, True):
+                means, state = TOPK_MEAN(values, own, k, 0.0, shared)
+                their_means, their_state = select_torch(values, own, k, 0.0, shared)
+                torch.testing.assert_close(means, their_means, equal_nan=True)
+                torch.testing.assert_close(state, their_state, equal_nan=True)
+                grad = torch.tensor([1.0, -2.0, 0.0, 0.3], dtype=dtype)
+                ours = TOPK_MEAN_BACKWARD(grad, values, own, state)
+                torch.testing.assert_close(ours, spread_torch(grad, values, own, state))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", UNIT)
+@pytest.mark.parametrize("columns", [5, 1369, 9000, 50_000])
+def test_devices(device, dtype, columns):
+    values = scores(3, columns, dtype, seed=columns)
+    weights = torch.rand(3, columns, generator=torch.Generator().manual_seed(1)).round(decimals=1)
+    for k in {1, max(1, columns // 100), columns // 2, columns}:
+        for keywords in ({}, {"ties": "shared"}, {"weights": weights}):
+            expected = both(values, k, **keywords)
+            moved = {key: getattr(v, "to", lambda _, v=v: v)(device) for key, v in keywords.items()}
+            ours = both(values.to(device), k, **moved)
+            again = both(values.to(device), k, **moved)
+            for one, other, same in zip(ours, expected, again, strict=True):
+                torch.testing.assert_close(one.cpu(), other)
+                assert torch.equal(one, same)  # in every run the same
+
+
+def test_threads_change_nothing():
+    values = scores(40, 9001)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(both(values, 90))
+    finally:
+        torch.set_num_threads(before)
+    for means, gradient in results[1:]:
+        assert torch.equal(means, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+# Weights and ties
+
+
+def test_a_mask_and_weights():
+    values = torch.tensor([[9.0, 4.0, 2.0, 3.0], [1.0, 1.0, 5.0, 7.0]])
+    mask = torch.tensor([[False, True, True, True], [True, False, False, False]])
+    assert topk_mean(values, 2, weights=mask).tolist() == [3.5, 1.0]
+    # a fraction of the three and the one that are valid
+    assert topk_mean(values, 0.67, weights=mask).tolist() == [3.5, 1.0]
+    for dtype in UNIT:
+        weights = torch.tensor([0.0, 1.0, 9.0, 3.0], dtype=dtype)
+        assert topk_mean(values, 2, weights=weights).tolist() == [3.25, 5.5]
+    assert topk_mean(values, 1, weights=torch.tensor([-1.0, math.nan, 0.0, 1.0]))[0] == 3.0
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+@pytest.mark.parametrize("ties", ["first", "shared"])
+def test_a_row_without_a_valid_entry(dtype, ties):
+    values = torch.tensor([[3.0, 1.0], [2.0, 4.0]], dtype=dtype)
+    mask = torch.tensor([[False, False], [True, False]])
+    means, gradient = both(values, 0.5, weights=mask, ties=ties)
+    assert math.isnan(means[0])
+    assert means[1] == 2
+    assert gradient.tolist() == [[0, 0], [1, 0]]
+
+
+def test_what_is_masked_may_be_anything():
+    values = torch.tensor([[math.nan, INF, -INF, 2.0, 1.0]])
+    mask = torch.tensor([[False, False, False, True, True]])
+    for ties in ("first", "shared"):
+        for dtype in (torch.float32, torch.float64):
+            means, gradient = both(values.to(dtype), 5, weights=mask, ties=ties)
+            assert means.tolist() == [1.5]
+            assert gradient.tolist() == [[0, 0, 0, 0.5, 0.5]]
+
+
+def test_weights_are_constants():
+    values, weights = scores(2, 9), torch.rand(2, 9).requires_grad_()
+    assert not topk_mean(values, 2, weights=weights).requires_grad
+    assert topk_mean(values.requires_grad_(), 2, weights=weights).requires_grad
+
+
+def test_ties_shared_or_first():
+    values = torch.tensor([[1.0, 7.0, 7.0, 7.0, 8.0]])
+    assert both(values, 3)[1].tolist() == [
+        [0, *([pytest.approx(1 / 3)] * 2), 0, pytest.approx(1 / 3)]
+    ]
+    means, gradient = both(values, 3, ties="shared")
+    assert means.item() == pytest.approx(22 / 3)
+    assert gradient[0].tolist() == pytest.approx([0, 2 / 9, 2 / 9, 2 / 9, 1 / 3])
+    # weights make the mean depend on it: 2 of 3 ties, or all of them for 2/3
+    weights = torch.tensor([1.0, 1.0, 1.0, 4.0, 1.0])
+    assert topk_mean(values, 3, weights=weights).item() == pytest.approx(22 / 3)
+    shared = topk_mean(values, 3, weights=weights, ties="shared").item()
+    assert shared == pytest.approx((7 * 4 + 8) / (4 + 1))
+
+
+@pytest.mark.parametrize(
+    ("weights", "got"),
+    [
+        (torch.ones(2, 4), r"\(2, 4\) of torch.float32"),
+        (torch.ones(2), r"\(2,\) of torch.float32"),
+        (torch.ones(2, 3, dtype=torch.int64), r"\(2, 3\) of torch.int64"),
+    ],
+)
+def test_weights_of_another_kind(weights, got):
+    expected = r"^weights: expected a bool or floating-point tensor of shape \(2, 3\) or \(3,\)"
+    with pytest.raises(InputError, match=rf"{expected}, got {got}$"):
+        topk_mean(torch.zeros(2, 3), 1, weights=weights)
+
+
+def test_weights_on_another_device():
+    with pytest.raises(
+        InputError, match=r"^weights: expected a tensor on cpu, .* got one on meta$"
+    ):
+        topk_mean(torch.zeros(2, 3), 1, weights=torch.ones(2, 3, device="meta"))
+
+
+def test_ties_of_another_kind():
+    with pytest.raises(InputError, match=r"^ties: expected 'first' or 'shared', got 'last'$"):
+        topk_mean(torch.zeros(2, 3), 1, ties="last")
+
+
+def test_the_path_is_checked(monkeypatch):
+    values = scores(1, 3).requires_grad_()
+    means = topk_mean(values, 1)
+    monkeypatch.setenv("ROBUSTAD_TOPK_MEAN", "sse")
+    expected = "^ROBUSTAD_TOPK_MEAN: expected portable, avx2 or avx512, got sse$"
+    with pytest.raises(InputError, match=expected):
+        topk_mean(values, 1)
+    with pytest.raises(InputError, match=expected):
+        means.backward()
+    for absent in {"portable", "avx2", "avx512"} - set(PATHS):
+        monkeypatch.setenv("ROBUSTAD_TOPK_MEAN", absent)
+        with pytest.raises(InputError, match=f"^ROBUSTAD_TOPK_MEAN: this CPU has no {absent}$"):
+            topk_mean(values, 1)
 
 
 # Special values
@@ -115,7 +309,7 @@ def test_any_row_against_a_sort(data):
         ([1e-45, 0, 0], 1, 1e-45),
     ],
 )
-def test_special_values(row, k, expected):
+def test_special_values(path, row, k, expected):
     values = torch.tensor([row], dtype=torch.float32)
     value = torch.tensor([expected], dtype=torch.float32)
     torch.testing.assert_close(topk_mean(values, k), value, equal_nan=True, rtol=1e-6, atol=0)
@@ -124,20 +318,19 @@ def test_special_values(row, k, expected):
 
 
 @pytest.mark.parametrize("at", [0, 5, 31, 32, 40, 63, 64, 99])
-def test_nan_counts_as_the_largest_wherever_it_is(at):
+def test_nan_counts_as_the_largest_wherever_it_is(path, at):
     values = scores(1, 100)
     values[0, at] = math.nan
-    _, columns = _C.topk_mean(values.numpy(), 3)
-    assert columns[0, 0] == at
-    assert columns[0].tolist() == values.topk(3).indices[0].tolist()
-    values[0, 7] = math.nan
-    assert _C.topk_mean(values.numpy(), 2)[1][0].tolist() == sorted({at, 7})
+    gradient = both(values, 3)[1]
+    assert gradient.nonzero()[:, 1].tolist() == sorted(values.topk(3).indices[0].tolist())
+    values[0, 7] = -math.nan
+    assert both(values, 2)[1].nonzero()[:, 1].tolist() == sorted({at, 7})
 
 
-def test_of_equal_scores_the_first_are_taken():
-    _, columns = _C.topk_mean(np.array([[1, 2, 2, 2, 0], [5, 5, 5, 5, 5]], np.float32), 2)
-    assert columns.tolist() == [[1, 2], [0, 1]]
-    assert _C.topk_mean(np.array([[0.0, -0.0, 0.0]], np.float32), 2)[1].tolist() == [[0, 1]]
+def test_of_equal_scores_the_first_are_taken(path):
+    values = torch.tensor([[1.0, 2, 2, 2, 0], [5, 5, 5, 5, 5], [0.0, -0.0, 0, -0.0, -1]])
+    chosen = [row.nonzero()[:, 0].tolist() for row in both(values, 2)[1]]
+    assert chosen == [[1, 2], [0, 1], [0, 1]]
 
 
 # Gradients
@@ -211,24 +404,120 @@ def test_the_gradient_of_a_strided_input():
     assert torch.equal(values.grad, again.grad.t())
 
 
-# Compiled and exported
+def test_the_scores_may_not_change_before_the_gradient():
+    values = scores(2, 9).requires_grad_()
+    copy = values * 1
+    means = topk_mean(copy, 2)
+    copy.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        means.sum().backward()
 
 
-def test_compiled_and_exported_code_agrees():
-    class Head(torch.nn.Module):
-        def forward(self, x):
-            return topk_mean(x, 0.1)
+# The operator
 
-    values = scores(3, 130)
-    expected = topk_mean(values, 13)
-    compiled = torch.compile(Head(), fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(values), expected)
-    rows = torch.export.Dim("rows", min=1, max=64)
-    program = torch.export.export(Head(), (values,), dynamic_shapes=({0: rows},))
-    torch.testing.assert_close(program.module()(values), expected)
-    torch.testing.assert_close(program.module()(values[:2]), expected[:2])
-    targets = {str(node.target) for node in program.graph.nodes}
-    assert any("topk" in target for target in targets)
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_operator_is_registered_well(device, weighted, shared):
+    values = scores(3, 40).to(device).requires_grad_()
+    weights = (scores(3, 40, seed=1) > 0).float().to(device) if weighted else None
+    torch.library.opcheck(TOPK_MEAN, (values, weights, 4, 0.1 if weighted else 0.0, shared))
+    state = TOPK_MEAN(values, weights, 4, 0.0, shared)[1]
+    grad = torch.ones(3, device=device, requires_grad=True)
+    torch.library.opcheck(TOPK_MEAN_BACKWARD, (grad, values.detach(), weights, state))
+
+
+def test_the_way_through_the_dispatcher_agrees():
+    values = scores(3, 200).requires_grad_()
+    weights = torch.rand(3, 200)
+    direct = topk_mean(values, 7, weights=weights)
+    listed = TOPK_MEAN(values, weights, 7, 0.0, False)[0]
+    assert torch.equal(direct, listed)
+    assert torch.equal(
+        *(torch.autograd.grad(one.square().sum(), values)[0] for one in (direct, listed))
+    )
+
+
+def test_batched_gradients():
+    values = scores(3, 20).requires_grad_()
+    eye = torch.eye(3)
+    (rows,) = torch.autograd.grad(topk_mean(values, 2), values, eye, is_grads_batched=True)
+    for i in range(3):
+        (one,) = torch.autograd.grad(topk_mean(values, 2), values, eye[i])
+        assert torch.equal(rows[i], one)
+
+
+def test_autocast_keeps_the_dtype():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert topk_mean(scores(2, 9), 2).dtype == torch.float32
+        assert TOPK_MEAN(scores(2, 9), None, 2, 0.0, False)[0].dtype == torch.float32
+
+
+class Head(torch.nn.Module):
+    def __init__(self, k, ties="first"):
+        super().__init__()
+        self.k, self.ties = k, ties
+
+    def forward(self, x, weights=None):
+        return topk_mean(x, self.k, weights=weights, ties=self.ties)
+
+
+@pytest.mark.parametrize("k", [5, 0.1])
+def test_compiled(k):
+    compiled = torch.compile(Head(k), fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows, columns in ((3, 130), (4, 77)):
+        values = scores(rows, columns).requires_grad_()
+        means = compiled(values)
+        torch.testing.assert_close(means, topk_mean(values, k))
+        (gradient,) = torch.autograd.grad(means.sum(), values)
+        torch.testing.assert_close(gradient, both(values, k)[1])
+
+
+@pytest.mark.parametrize("k", [5, 0.1])
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported(k, strict):
+    rows, columns = torch.export.Dim("rows"), torch.export.Dim("columns", min=5)
+    program = torch.export.export(
+        Head(k), (scores(3, 130),), dynamic_shapes=({0: rows, 1: columns},), strict=strict
+    )
+    for size in ((3, 130), (2, 77)):
+        torch.testing.assert_close(program.module()(scores(*size)), topk_mean(scores(*size), k))
+    assert TOPK_MEAN in {node.target for node in program.graph.nodes}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("k", [3, 0.1])
+@pytest.mark.parametrize("ties", ["first", "shared"])
+@pytest.mark.filterwarnings("ignore:# The axis name")
+def test_onnx(weighted, k, ties):
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def arguments(rows, columns):
+        values = scores(rows, columns).round(decimals=1)  # with ties
+        weights = torch.rand(rows, columns, generator=torch.Generator().manual_seed(1)) - 0.3
+        weights[0] = 0.0
+        values[1, 0], weights[1, 0] = INF, 0.0
+        return (values, weights) if weighted else (values,)
+
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.onnx.export(
+        Head(k, ties).eval(),
+        arguments(4, 50),
+        dynamo=True,
+        verbose=False,
+        opset_version=18,
+        dynamic_shapes=(axes, axes) if weighted else (axes,),
+        custom_translation_table=translation_table(),
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [one.name for one in session.get_inputs()]
+    for size in ((4, 50), (2, 77)):
+        given_ = arguments(*size)
+        (means,) = session.run(None, dict(zip(names, (one.numpy() for one in given_), strict=True)))
+        keywords = {"weights": given_[1]} if weighted else {}
+        expected = topk_mean(given_[0], k, ties=ties, **keywords)
+        np.testing.assert_allclose(means, expected, rtol=1e-6, atol=1e-6)
 
 
 # Counts and fractions
@@ -294,51 +583,3 @@ def test_scores_of_another_kind(values, got):
         match=rf"^scores: expected a floating-point tensor \(B, N\) with N >= 1, got {got}$",
     ):
         topk_mean(values, 1)
-
-
-# The C++ binding
-
-
-def test_the_binding_gives_means_and_columns():
-    means, columns = _C.topk_mean(np.array([[1, 4, 2, 3], [8, 5, 6, 7]], np.float32), k=2)
-    assert (means.dtype, columns.dtype) == (np.float32, np.int64)
-    assert means.tolist() == [3.5, 7.5]
-    assert columns.tolist() == [[1, 3], [0, 3]]
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((2, 3)),
-        np.zeros((2, 3), np.float16),
-        np.zeros((2, 3), np.int32),
-        np.zeros((2, 3), ">f4"),
-        np.zeros((3, 2), np.float32).T,
-        np.zeros((2, 6), np.float32)[:, ::2],
-        [[1.0, 2.0]],
-        None,
-    ],
-)
-def test_the_binding_converts_nothing(array):
-    with pytest.raises(TypeError, match="incompatible function arguments"):
-        _C.topk_mean(array, 1)
-
-
-@pytest.mark.parametrize("shape", [(), (3,), (1, 2, 3)])
-def test_the_binding_takes_two_dimensions(shape):
-    with pytest.raises(ValueError, match=rf"^scores: expected 2 dimensions, got {len(shape)}$"):
-        _C.topk_mean(np.zeros(shape, np.float32), 1)
-
-
-@pytest.mark.parametrize(("columns", "k"), [(3, 0), (3, 4), (3, -1), (0, 1), (3, 2**40)])
-def test_the_binding_checks_k(columns, k):
-    with pytest.raises(ValueError, match=rf"^k: expected 1..{columns}, got {k}$"):
-        _C.topk_mean(np.zeros((2, columns), np.float32), k)
-    with pytest.raises(TypeError, match="incompatible function arguments"):
-        _C.topk_mean(np.zeros((2, 3), np.float32), 1.5)
-
-
-def test_the_binding_takes_no_rows():
-    means, columns = _C.topk_mean(np.zeros((0, 3), np.float32), 2)
-    assert means.shape == (0,)
-    assert columns.shape == (0, 2)

@@ -177,8 +177,22 @@ def test_runs_without_enough_images_are_noted(finished, root, tmp_path):
     assert sum(line.startswith("skipped ") for line in said) == 8
     text = (tmp_path / "tables.md").read_text()
     assert text.count("Skipped: ") == 8
-    with pytest.raises(DataError, match="too few training images for every run: cloth 16-shot"):
+    with pytest.raises(DataError, match="too few images for every run: cloth 16-shot"):
         run(root, tmp_path, replace(STUDY, shots=(16,)))
+
+
+def test_a_category_too_small_to_split_stops_no_other(root, tmp_path):
+    small = load_surfaces("print", size=64, train=4, test_good=1, per_defect=1)
+    write_mvtec(small, tmp_path / "data")
+    study = replace(STUDY, shots=(1,), seeds=1, attacks=())
+    said = []
+    outcome = run_fewshot(
+        study, [tmp_path / "data", root], tmp_path / "out", progress=False, say=said.append
+    )
+    assert len(outcome.results[1]) == 2
+    [line] = outcome.skipped
+    assert line.startswith("print 1-shot seed 0: ")
+    assert "expected at least 2 normal images" in line
 
 
 def test_full_shots_may_be_reduced(root, tmp_path):

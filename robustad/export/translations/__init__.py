@@ -10,6 +10,18 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
     Returns
     -------
     dict
-        From an operator's overload to an onnxscript function.
+        From an operator's overload to a function of onnxscript values.
+
+    Examples
+    --------
+    >>> sorted({str(target).split('.')[1] for target in translation_table()})
+    ['attention_degree', 'attention_statistics', 'attention_with_degree', 'cosine_nn',
+     'cosine_nn_pack', 'topk_mean']
     """
-    return {}
+    from robustad.export.translations import attention_degree, cosine_nn, topk_mean
+
+    return {
+        **attention_degree.TRANSLATIONS,
+        **cosine_nn.TRANSLATIONS,
+        **topk_mean.TRANSLATIONS,
+    }

@@ -3,8 +3,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from robustad.errors import InputError
-from robustad.report import bootstrap
-from robustad.report.bootstrap import auroc_interval
+from robustad.metrics import bootstrap
+from robustad.metrics.bootstrap import auroc_interval
 
 
 @pytest.mark.parametrize("decimals", [6, 1])  # the second has many ties

@@ -1,0 +1,173 @@
+"""Tables of ratios from benchmark runs, and docs/performance.md from the committed ones.
+
+    pytest benchmarks --benchmark-json=build/bench.json         (or: make bench)
+    python benchmarks/render_performance.py build/bench.json    (prints the tables)
+    python benchmarks/render_performance.py --add NAME build/bench.json
+    python benchmarks/render_performance.py
+
+The third form keeps what the tables need in benchmarks/results/performance_NAME.json; the last
+rewrites docs/performance.md from all such files.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "performance.md"
+OURS = "robustad"
+KEPT = ("items", "flops", "bytes", "extra_memory", "peak_memory", "dtype", "device", "k")
+INTRODUCTION = """# Performance
+
+Made by `python benchmarks/render_performance.py` from `benchmarks/results/performance_*.json`; do
+not edit by hand. All rows of a table come from one run on one machine; times are medians. `x` says
+how many times longer than robustad an implementation takes: above 1, robustad is faster. `of the
+roof` is the share of what the machine can do that was reached: arithmetic against torch's own
+float32 matrix product, memory traffic against a copy, both measured in the same run, whichever
+limits more. (The coarse pass of `cosine_nn` multiplies 16-bit integers or bfloat16, so it can go
+beyond a float32 roof.) Every benchmark asserts that its results are right."""
+
+
+def condense(run: dict[str, Any]) -> dict[str, Any]:
+    """Keep of a pytest-benchmark file what the tables need."""
+    info = run["machine_info"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in run["benchmarks"]:
+        impl = (one.get("params") or {}).get("impl")
+        if impl is None:
+            continue
+        row = {"impl": impl, "median": one["stats"]["median"], "min": one["stats"]["min"]}
+        row |= {key: one["extra_info"][key] for key in KEPT if one["extra_info"].get(key)}
+        groups.setdefault(one["group"], []).append(row)
+    cpu = info.get("cpu", {})
+    return {
+        "machine": {
+            "cpu": f"{cpu.get('count')} cores of {cpu.get('brand_raw', info.get('processor'))}",
+            "capability": info.get("torch_cpu_capability"),
+            "gpu": info.get("gpu"),
+            "python": info.get("python_version"),
+            **{name: at for name, at in info.get("versions", {}).items() if at},
+        },
+        "threads": info.get("threads", {}).get("torch"),
+        "date": run["datetime"][:10],
+        "commit": (run.get("commit_info") or {}).get("id", "")[:10],
+        "groups": dict(sorted(groups.items())),
+    }
+
+
+def roofs(document: dict[str, Any]) -> dict[str, float]:
+    """Return flop/s and byte/s of the machine, as far as the run measured them."""
+    found = {}
+    for row in document["groups"].get("machine", []):
+        if row["impl"] == "matrix product fp32":
+            found["flops"] = row["flops"] / row["median"]
+        if row["impl"] == "copy":
+            found["bytes"] = row["bytes"] / row["median"]
+    return found
+
+
+def seconds(value: float) -> str:
+    """Format a time with three figures."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value / 1e-9:.3g} ns"
+
+
+def reached(row: dict[str, Any], roof: dict[str, float]) -> str:
+    """Share of the roof, of what limits more; a dash where the run does not say."""
+    needed = [row[key] / roof[key] for key in ("flops", "bytes") if row.get(key) and key in roof]
+    return f"{max(needed) / row['median']:.0%}" if needed else "-"
+
+
+def memory(row: dict[str, Any]) -> str:
+    """Memory beside the arguments in MB, where it was measured."""
+    used = row.get("extra_memory", row.get("peak_memory"))
+    return f"{used / 1e6:.3g}" if used else "-"
+
+
+def table(rows: list[dict[str, Any]], roof: dict[str, float]) -> str:
+    """One group, the fastest first."""
+    base = next((row["median"] for row in rows if row["impl"] == OURS), None)
+    measured = any("extra_memory" in row or "peak_memory" in row for row in rows)
+    columns = ["", "median", "x", "of the roof"] + ["memory, MB"] * measured
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1)]
+    for row in sorted(rows, key=lambda row: row["median"]):
+        ratio = f"{row['median'] / base:.2f}" if base else "-"
+        cells = [row["impl"], seconds(row["median"]), ratio, reached(row, roof)]
+        lines.append(cells + [memory(row)] * measured)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine_line(document: dict[str, Any]) -> str:
+    """Say where and when."""
+    known = [f"{key} {value}" for key, value in document["machine"].items() if value]
+    roof = roofs(document)
+    extra = [f"{document['threads']} threads", document["date"]]
+    if "flops" in roof:
+        extra.append(f"float32 matrix product {roof['flops'] / 1e9:.0f} GFLOP/s")
+    if "bytes" in roof:
+        extra.append(f"copy {roof['bytes'] / 1e9:.1f} GB/s")
+    return "; ".join([", ".join(known), *extra])
+
+
+def tables(document: dict[str, Any], level: int = 3) -> str:
+    """All groups of a run."""
+    roof = roofs(document)
+    return "\n\n".join(
+        f"{'#' * level} {name}\n\n{table(rows, roof)}"
+        for name, rows in document["groups"].items()
+        if name != "machine"
+    )
+
+
+def page() -> str:
+    """Render docs/performance.md."""
+    parts = [INTRODUCTION]
+    for path in sorted(RESULTS.glob("performance_*.json")):
+        document = json.loads(path.read_text())
+        parts += [
+            f"## {path.stem.removeprefix('performance_')}",
+            machine_line(document) + f". Command: `{document['command']}`.",
+            tables(document),
+        ]
+    return "\n\n".join(parts).rstrip() + "\n"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", type=Path, help="pytest-benchmark files to print")
+    parser.add_argument("--add", metavar="NAME", help="keep the runs under this name")
+    parser.add_argument("--command", default="make bench", help="what made them (with --add)")
+    parser.add_argument("--check", action="store_true", help="fail if the page is out of date")
+    options = parser.parse_args()
+    merged: dict[str, Any] = {}
+    for path in options.runs:
+        try:
+            document = condense(json.loads(path.read_text()))
+        except (OSError, ValueError, KeyError) as error:
+            sys.exit(f"{path}: expected a file of pytest-benchmark, got {error!r}")
+        groups = {**merged.get("groups", {}), **document["groups"]}
+        merged = {**document, "groups": dict(sorted(groups.items()))}
+    if options.add:
+        merged["command"] = options.command
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"performance_{options.add}.json").write_text(
+            json.dumps(merged, indent=1) + "\n"
+        )
+    elif options.runs:
+        print(machine_line(merged), tables(merged), sep="\n\n")
+        return
+    if options.check:
+        if PAGE.read_text() != page():
+            sys.exit(f"{PAGE.relative_to(ROOT)} is out of date: run {Path(__file__).name}")
+    else:
+        PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+// The path for AVX2 with FMA. Compiled with those flags, called only where both are present.
+#include "cosine_nn_path.h"
+
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+
+#include "cosine_nn_int16.h"
+
+namespace robustad {
+namespace {
+
+struct Avx2 {
+    using Vector = __m256i;
+    static constexpr int lanes = 8, vectors = 2, panels = 1, queries = 6;
+    static ROBUSTAD_INLINE Vector zero() { return _mm256_setzero_si256(); }
+    static ROBUSTAD_INLINE Vector lowest() { return _mm256_set1_epi32(INT32_MIN); }
+    static ROBUSTAD_INLINE Vector load(const std::uint16_t* at) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+    }
+    static ROBUSTAD_INLINE Vector broadcast(const std::uint16_t* pair) {
+        std::int32_t both;
+        std::memcpy(&both, pair, sizeof(both));
+        return _mm256_set1_epi32(both);
+    }
+    static ROBUSTAD_INLINE void add_products(Vector& sums, Vector a, Vector b) {
+        __asm__ volatile("vpaddd %1, %0, %0" : "+x"(sums) : "x"(_mm256_madd_epi16(a, b)));
+    }
+    static ROBUSTAD_INLINE Vector larger(Vector a, Vector b) { return _mm256_max_epi32(a, b); }
+    static ROBUSTAD_INLINE std::int32_t largest(Vector a) {
+        __m128i half = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+        half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+        return _mm_cvtsi128_si32(half);
+    }
+};
+
+constexpr CosineNnPath kPath = int16_path<Avx2>("avx2");
+
+}  // namespace
+
+const CosineNnPath* const kCosineNnAvx2 = &kPath;
+
+}  // namespace robustad
+
+#else
+
+namespace robustad {
+const CosineNnPath* const kCosineNnAvx2 = nullptr;
+}  // namespace robustad
+
+#endif

@@ -1,0 +1,60 @@
+// What an instruction set provides for cosine_nn. Its file is compiled with that set's flags, so it
+// must define nothing that the linker could share with other files: no std:: templates in there.
+#pragma once
+
+#include <cstdint>
+
+namespace robustad {
+
+constexpr std::int64_t kPanel = 16;  // bank rows packed side by side
+constexpr std::int64_t kRowPad = 2 * kPanel;
+constexpr std::int64_t kDimPad = 32;
+enum class CosineNnLayout : std::int32_t {
+    // [panels][dim / 2][16 rows][2], round(x * 32767)
+    kInt16 = 1,
+    // [panels][dim / 32][16 rows][32], bfloat16
+    kBfloat16 = 2,
+};
+
+struct CosineNnPath {
+    const char* name;
+    CosineNnLayout layout;
+    double one;                  // coarse maxima are integers in units of 1 / one
+    std::int64_t query_block;    // queries that `coarse` takes at once
+    std::int64_t least_panels;   // panels a group has at least
+    double (*accumulation)(std::int64_t dim);  // bound of what summing adds to a coarse score's error
+
+    // A row at length 1 (or 0 if it is zero). Returns false, and zeros, if it is not finite.
+    bool (*normalise)(const float* row, std::int64_t dim, float* unit);
+    // `rows` rows (at most one panel; the last is repeated to fill it) to a panel. Returns the
+    // length of what rounding took from the row that lost the most.
+    double (*pack_panel)(const float* unit, std::int64_t rows, std::int64_t dim,
+                         std::int64_t padded, std::uint16_t* panel);
+    // `count` (at most query_block) queries to a block. errors: [count], lost length of each.
+    void (*pack_queries)(const float* unit, std::int64_t count, std::int64_t dim,
+                         std::int64_t padded, std::uint16_t* block, float* errors);
+    // Around the calls of `coarse` in one thread: AMX has a register state to set up.
+    void (*enter)();
+    void (*leave)();
+    // Maxima of `groups` groups of `group_panels` panels each (the last may have fewer; `panels` in
+    // all) for one block of queries. maxima: [count, stride].
+    void (*coarse)(const std::uint16_t* block, std::int64_t count, const std::uint16_t* panels_at,
+                   std::int64_t panels, std::int64_t group_panels, std::int64_t padded,
+                   std::int32_t* maxima, std::int64_t stride);
+    // Dot products of a query with `rows` consecutive rows, each within 1.3e-6.
+    void (*dots)(const float* query, const float* unit, std::int64_t rows, std::int64_t dim,
+                 float* products);
+    // The largest of `count` maxima, and the number that are at least `threshold` with their places.
+    std::int32_t (*largest)(const std::int32_t* maxima, std::int64_t count);
+    std::int64_t (*at_least)(const std::int32_t* maxima, std::int64_t count,
+                             std::int32_t threshold, std::int32_t* places);
+};
+
+// Null where the compiler could not be given the path's flags.
+extern const CosineNnPath* const kCosineNnPortable;
+extern const CosineNnPath* const kCosineNnAvx2;
+extern const CosineNnPath* const kCosineNnAvx512;
+extern const CosineNnPath* const kCosineNnAvx512Vnni;
+extern const CosineNnPath* const kCosineNnAmx;
+
+}  // namespace robustad
