@@ -50,7 +50,9 @@ def query_tiles(head: int, size: int, fused: bool) -> list[Tile]:
 def key_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     """Tiles of the gradient of keys and values: n columns stay, m rows pass by."""
     if size == 4:
-        return [Tile(16, 32, 8, 1)] if fused else [Tile(32, 32, 8, 1), Tile(16, 32, 4, 1)]
+        if fused:
+            return [Tile(16, 32, 4 if head <= 32 else 8, 1)]
+        return [Tile(32, 32, 8, 1), Tile(16, 32, 4, 1)]
     if head == 128:
         return [Tile(32, 64, 8, 2), Tile(16, 64, 4, 2) if fused else Tile(32, 128, 8, 2)]
     if head <= 32:
