@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXERCISE = Path("benchmarks", "gpu_exercise.py")
 PACKAGES = ("robustad", "torch", "triton", "numpy", "pytest", "pytest-benchmark")
 NO_GPU = 3
+GPU_TESTS = "(cuda or gpu) and not gpu_suite"  # by name or parameter
 # -P: without the working folder on the path, where the package lies unbuilt.
 PYTEST = (sys.executable, "-P", "-m", "pytest")
 
@@ -145,7 +146,7 @@ def tests(suite: Suite, limit: float) -> str:
     """Run the tests that need a GPU, with kernels compiled instead of interpreted."""
     report = suite.out / "tests.xml"
     report.unlink(missing_ok=True)
-    command = [*PYTEST, "tests", "-k", "cuda", f"--junitxml={report}"]
+    command = [*PYTEST, "tests", "-k", GPU_TESTS, f"--junitxml={report}"]
     # A test module that lacks a package here must not hide the others.
     code, output = suite.call("tests", [*command, "--continue-on-collection-errors"], limit)
     if not report.is_file():

@@ -12,10 +12,11 @@ from functools import cache
 
 import torch
 import triton
+from torch import Tensor
+
 from robustad.kernels import cosine_nn_coarse as coarse_pass
 from robustad.kernels import cosine_nn_dense as dense_pass
 from robustad.kernels import cosine_nn_refine as fine_pass
-from torch import Tensor
 
 # Bytes of group maxima held at once: 64 MB, as long as one tile of queries fits. Each takes two
 # bytes in the coarse pass, and four should its query end up in the dense one.

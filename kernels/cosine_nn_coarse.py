@@ -19,6 +19,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
+
 from robustad.kernels.aot import Variant
 
 # Bank rows lie in blocks of 128. Row r of a block belongs to its group r % 8, not r // 16: then the

@@ -12,6 +12,7 @@ the k groups with the largest ones, and no others are scored.
 
 import triton
 import triton.language as tl
+
 from robustad.kernels.aot import Variant
 from robustad.kernels.cosine_nn_coarse import BLOCK_ROWS, GROUPS, MEMBERS
 from robustad.kernels.cosine_nn_refine import NONE, insert, launch_values, score_rows, store_best

@@ -12,6 +12,7 @@ put on a list for `cosine_nn_dense` instead. The host never waits for the GPU.
 
 import triton
 import triton.language as tl
+
 from robustad.kernels.aot import Variant
 from robustad.kernels.cosine_nn_coarse import BLOCK_ROWS, GROUPS, MEMBERS, NAN
 

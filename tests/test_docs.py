@@ -40,9 +40,16 @@ def test_detector_page_examples_run():
     assert failed == 0
 
 
-def test_figures_are_those_of_the_result_files():
+def test_operators_page_examples_run():
+    failed, tried = doctest.testfile(str(ROOT / "docs" / "operators.md"), module_relative=False)
+    assert tried > 10
+    assert failed == 0
+
+
+@pytest.mark.parametrize("script", ["render_results.py", "render_performance.py"])
+def test_figures_are_those_of_the_result_files(script):
     done = subprocess.run(
-        [sys.executable, "benchmarks/render_results.py", "--check"],
+        [sys.executable, f"benchmarks/{script}", "--check"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ from torch import Tensor
 from robustad import _C
 from robustad.errors import InputError
 from robustad.ops._library import register
-from robustad.ops.reference.cosine_nn import distances_to, unit_vectors
+from robustad.ops.reference.cosine_nn import unit_vectors
 
 PATH = "ROBUSTAD_COSINE_NN"  # forces an instruction set, for tests and comparisons
 
@@ -19,6 +19,17 @@ def _path() -> str:
     if path and path not in (known := _C.cosine_nn_paths()):
         raise InputError(f"{PATH}: expected one of {known} on this processor, got {path!r}")
     return path
+
+
+def choose_path(paths: list[str], unit: Tensor) -> str:
+    """Path to pack a bank for: the fastest, unless its eight bits of mantissa are too few.
+
+    bfloat16 is off by up to 2^-8 of a vector's length, so it can't tell the rows of a bank apart
+    whose vectors all point one way, and nearly all of them would be scored again in float32.
+    """
+    if paths[0] == "amx" and len(paths) > 1 and float(unit.mean(dim=0).square().sum()) > 0.75:
+        return paths[1]
+    return paths[0]
 
 
 def normalised(bank: Tensor) -> tuple[Tensor, bool]:
@@ -33,17 +44,23 @@ def normalised(bank: Tensor) -> tuple[Tensor, bool]:
     bank = bank.contiguous()
     unit = torch.empty_like(bank)
     threads = torch.get_num_threads()
-    finite = _C.cosine_nn_normalise(bank.data_ptr(), *bank.shape, unit.data_ptr(), threads, _path())
+    rows, dim = bank.shape
+    finite = _C.cosine_nn_normalise(bank.data_ptr(), rows, dim, unit.data_ptr(), threads, _path())
     return unit, finite
 
 
 def _pack_cpu(unit: Tensor) -> tuple[Tensor, Tensor]:
     unit = unit.contiguous()
+    path = _path() or choose_path(_C.cosine_nn_paths(), unit)
+    return _packed(unit, path), torch.empty(0)  # the bound is in the buffer's header
+
+
+def _packed(unit: Tensor, path: str) -> Tensor:
     rows, dim = unit.shape
     coarse = torch.empty(_C.cosine_nn_packed_bytes(rows, dim), dtype=torch.uint8)
     threads = torch.get_num_threads()
-    _C.cosine_nn_pack(unit.data_ptr(), rows, dim, coarse.data_ptr(), threads, _path())
-    return coarse, torch.empty(0)  # the bound is in the buffer's header
+    _C.cosine_nn_pack(unit.data_ptr(), rows, dim, coarse.data_ptr(), threads, path)
+    return coarse
 
 
 def _pack_cuda(unit: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,9 +72,10 @@ def _pack_cuda(unit: Tensor) -> tuple[Tensor, Tensor]:
 def _pack_fake(unit: Tensor) -> tuple[Tensor, Tensor]:
     rows, dim = unit.shape
     if unit.device.type == "cuda":
-        from robustad.kernels.cosine_nn import packed_shape
+        from robustad.kernels.cosine_nn import packed_shapes
 
-        return unit.new_empty(packed_shape(rows, dim), dtype=torch.float16), unit.new_empty(1)
+        coarse, side = packed_shapes(rows, dim)
+        return unit.new_empty(coarse, dtype=torch.float16), unit.new_empty(side)
     size = 128 + 2 * ((rows + 31) // 32 * 32) * ((dim + 31) // 32 * 32)
     return unit.new_empty(size, dtype=torch.uint8), unit.new_empty(0)
 
@@ -71,13 +89,19 @@ pack = register(
 
 
 def _search_cpu(
-    queries: Tensor, unit: Tensor, coarse: Tensor, error: Tensor, k: int
+    queries: Tensor, unit: Tensor, coarse: Tensor, side: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
     queries, unit, path = queries.contiguous(), unit.contiguous(), _path()
     count, dim = queries.shape
     rows = unit.shape[0]
-    if not _C.cosine_nn_packed_for(coarse.data_ptr(), coarse.numel(), rows, dim, path):
-        coarse, _ = _pack_cpu(unit)  # another path was in force when it was packed
+    known = [path] if path else _C.cosine_nn_paths()
+    buffer = coarse.data_ptr(), coarse.numel(), rows, dim
+    fitting = [name for name in known if _C.cosine_nn_packed_for(*buffer, name)]
+    if fitting:
+        path = fitting[0]
+    else:  # another path was in force when it was packed, or it comes from another machine
+        path = path or choose_path(known, unit)
+        coarse = _packed(unit, path)
     distances = torch.empty(count, k)
     indices = torch.empty(count, k, dtype=torch.int64)
     _C.cosine_nn_search(
@@ -98,17 +122,15 @@ def _search_cpu(
 
 
 def _search_cuda(
-    queries: Tensor, unit: Tensor, coarse: Tensor, error: Tensor, k: int
+    queries: Tensor, unit: Tensor, coarse: Tensor, side: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
     from robustad.kernels.cosine_nn import search
 
-    unit_queries, unit = unit_vectors(queries), unit.contiguous()
-    indices = search(unit_queries, unit, coarse, error, k)
-    return distances_to(unit_queries, unit, indices)
+    return search(queries, unit, coarse, side, k)
 
 
 def _search_fake(
-    queries: Tensor, unit: Tensor, coarse: Tensor, error: Tensor, k: int
+    queries: Tensor, unit: Tensor, coarse: Tensor, side: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
     shape = (queries.shape[0], k)
     return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
@@ -136,8 +158,7 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
 
 
 search = register(
-    "cosine_nn(Tensor queries, Tensor unit, Tensor coarse, Tensor error, int k) "
-    "-> (Tensor, Tensor)",
+    "cosine_nn(Tensor queries, Tensor unit, Tensor coarse, Tensor side, int k) -> (Tensor, Tensor)",
     cpu=_search_cpu,
     cuda=_search_cuda,
     fake=_search_fake,

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+_torch_library: Any = torch.library  # partly without types
 # Kept for the life of the process: torch removes an operator when its library object dies.
-LIBRARY = torch.library.Library("robustad", "DEF")
+LIBRARY = _torch_library.Library("robustad", "DEF")
 
 
 def register(
@@ -44,10 +45,10 @@ def register(
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, cpu, "CPU")
     LIBRARY.impl(name, cuda, "CUDA")
-    torch.library.register_fake(name, fake, lib=LIBRARY)
+    _torch_library.register_fake(name, fake, lib=LIBRARY)
     if backward is not None:
-        torch.library.register_autograd(name, backward, setup_context=setup_context, lib=LIBRARY)
+        _torch_library.register_autograd(name, backward, setup_context=setup_context, lib=LIBRARY)
     if autocast is not None:
         for device in ("cpu", "cuda"):
-            torch.library.register_autocast(name, device, autocast, lib=LIBRARY)
+            _torch_library.register_autocast(name, device, autocast, lib=LIBRARY)
     return getattr(torch.ops.robustad, name.partition("::")[2]).default

@@ -21,13 +21,14 @@ class PackedBank:
     unit : Tensor, (M, D), float32
         The bank's vectors at unit length; zero vectors stay zero. All that need be saved: the
         rest follows from it, and depends on the processor.
-    coarse, error : Tensor
-        Two-byte copy in the order the device's matrix unit reads, and the bound of its rounding.
+    coarse, side : Tensor
+        Two-byte copy in the order the device's matrix unit reads, and what else the coarse pass
+        needs to bound its error.
     """
 
     unit: Tensor
     coarse: Tensor
-    error: Tensor
+    side: Tensor
 
     @classmethod
     def of_unit(cls, unit: Tensor) -> Self:
@@ -125,7 +126,7 @@ def cosine_nn(
     indices: Tensor
     # A float64 vector may be too long or too short for float32.
     narrow = unit_vectors(queries) if queries.dtype == torch.float64 else queries.float()
-    distances, indices = _cosine_nn.search(narrow, packed.unit, packed.coarse, packed.error, k)
+    distances, indices = _cosine_nn.search(narrow, packed.unit, packed.coarse, packed.side, k)
     if temperature is not None:
         smooth = torch.logsumexp(distances / -temperature, dim=1, keepdim=True) - math.log(k)
         distances = -temperature * smooth

@@ -144,6 +144,14 @@ def test_a_bank_packed_for_another_path(made, used, monkeypatch):
     assert torch.equal(indices, expected[1])
 
 
+def test_a_bank_too_dense_for_bfloat16_is_packed_for_integers():
+    spread = F.normalize(vectors(500, 24))
+    dense = F.normalize(1 + 0.1 * vectors(500, 24))
+    assert op.choose_path(["amx", "avx2", "portable"], spread) == "amx"
+    assert op.choose_path(["amx", "avx2", "portable"], dense) == "avx2"
+    assert op.choose_path(["avx2", "portable"], dense) == "avx2"
+
+
 def test_a_buffer_that_is_no_packed_bank_is_not_read():
     queries, unit = vectors(10, 12), F.normalize(vectors(30, 12, seed=1))
     expected = cosine_nn(queries, unit, 3)
@@ -163,9 +171,9 @@ def test_a_buffer_that_is_no_packed_bank_is_not_read():
 def test_opcheck(grad, device):
     queries = vectors(7, 37).to(device).requires_grad_(grad)
     unit = F.normalize(vectors(45, 37, seed=1)).to(device).requires_grad_(grad)
-    coarse, error = op.pack(unit.detach())
+    coarse, side = op.pack(unit.detach())
     torch.library.opcheck(op.pack, (unit.detach(),))
-    torch.library.opcheck(op.search, (queries, unit, coarse, error, 3))
+    torch.library.opcheck(op.search, (queries, unit, coarse, side, 3))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -189,11 +197,11 @@ class Neighbours(torch.nn.Module):
     def __init__(self, bank):
         super().__init__()
         packed = pack_bank(bank)
-        for name in ("unit", "coarse", "error"):
+        for name in ("unit", "coarse", "side"):
             self.register_buffer(name, getattr(packed, name))
 
     def forward(self, queries):
-        return cosine_nn(queries, PackedBank(self.unit, self.coarse, self.error), 3)
+        return cosine_nn(queries, PackedBank(self.unit, self.coarse, self.side), 3)
 
 
 def test_export_and_onnx(tmp_path):

@@ -9,7 +9,6 @@ from hypothesis.extra import numpy as arrays
 
 from robustad import _C
 from robustad.errors import InputError
-from robustad.export.translations import translation_table
 from robustad.ops import resolve_k, topk_mean
 from robustad.ops.reference.topk_mean import select_torch, spread_torch, topk_mean_torch
 from robustad.ops.topk_mean import TOPK_MEAN, TOPK_MEAN_BACKWARD
@@ -192,87 +191,7 @@ def test_threads_change_nothing():
         assert torch.equal(gradient, results[0][1])
 
 
-# Weights and ties
-
-
-def test_a_mask_and_weights():
-    values = torch.tensor([[9.0, 4.0, 2.0, 3.0], [1.0, 1.0, 5.0, 7.0]])
-    mask = torch.tensor([[False, True, True, True], [True, False, False, False]])
-    assert topk_mean(values, 2, weights=mask).tolist() == [3.5, 1.0]
-    # a fraction of the three and the one that are valid
-    assert topk_mean(values, 0.67, weights=mask).tolist() == [3.5, 1.0]
-    for dtype in UNIT:
-        weights = torch.tensor([0.0, 1.0, 9.0, 3.0], dtype=dtype)
-        assert topk_mean(values, 2, weights=weights).tolist() == [3.25, 5.5]
-    assert topk_mean(values, 1, weights=torch.tensor([-1.0, math.nan, 0.0, 1.0]))[0] == 3.0
-
-
-@pytest.mark.parametrize("dtype", UNIT)
-@pytest.mark.parametrize("ties", ["first", "shared"])
-def test_a_row_without_a_valid_entry(dtype, ties):
-    values = torch.tensor([[3.0, 1.0], [2.0, 4.0]], dtype=dtype)
-    mask = torch.tensor([[False, False], [True, False]])
-    means, gradient = both(values, 0.5, weights=mask, ties=ties)
-    assert math.isnan(means[0])
-    assert means[1] == 2
-    assert gradient.tolist() == [[0, 0], [1, 0]]
-
-
-def test_what_is_masked_may_be_anything():
-    values = torch.tensor([[math.nan, INF, -INF, 2.0, 1.0]])
-    mask = torch.tensor([[False, False, False, True, True]])
-    for ties in ("first", "shared"):
-        for dtype in (torch.float32, torch.float64):
-            means, gradient = both(values.to(dtype), 5, weights=mask, ties=ties)
-            assert means.tolist() == [1.5]
-            assert gradient.tolist() == [[0, 0, 0, 0.5, 0.5]]
-
-
-def test_weights_are_constants():
-    values, weights = scores(2, 9), torch.rand(2, 9).requires_grad_()
-    assert not topk_mean(values, 2, weights=weights).requires_grad
-    assert topk_mean(values.requires_grad_(), 2, weights=weights).requires_grad
-
-
-def test_ties_shared_or_first():
-    values = torch.tensor([[1.0, 7.0, 7.0, 7.0, 8.0]])
-    assert both(values, 3)[1].tolist() == [
-        [0, *([pytest.approx(1 / 3)] * 2), 0, pytest.approx(1 / 3)]
-    ]
-    means, gradient = both(values, 3, ties="shared")
-    assert means.item() == pytest.approx(22 / 3)
-    assert gradient[0].tolist() == pytest.approx([0, 2 / 9, 2 / 9, 2 / 9, 1 / 3])
-    # weights make the mean depend on it: 2 of 3 ties, or all of them for 2/3
-    weights = torch.tensor([1.0, 1.0, 1.0, 4.0, 1.0])
-    assert topk_mean(values, 3, weights=weights).item() == pytest.approx(22 / 3)
-    shared = topk_mean(values, 3, weights=weights, ties="shared").item()
-    assert shared == pytest.approx((7 * 4 + 8) / (4 + 1))
-
-
-@pytest.mark.parametrize(
-    ("weights", "got"),
-    [
-        (torch.ones(2, 4), r"\(2, 4\) of torch.float32"),
-        (torch.ones(2), r"\(2,\) of torch.float32"),
-        (torch.ones(2, 3, dtype=torch.int64), r"\(2, 3\) of torch.int64"),
-    ],
-)
-def test_weights_of_another_kind(weights, got):
-    expected = r"^weights: expected a bool or floating-point tensor of shape \(2, 3\) or \(3,\)"
-    with pytest.raises(InputError, match=rf"{expected}, got {got}$"):
-        topk_mean(torch.zeros(2, 3), 1, weights=weights)
-
-
-def test_weights_on_another_device():
-    with pytest.raises(
-        InputError, match=r"^weights: expected a tensor on cpu, .* got one on meta$"
-    ):
-        topk_mean(torch.zeros(2, 3), 1, weights=torch.ones(2, 3, device="meta"))
-
-
-def test_ties_of_another_kind():
-    with pytest.raises(InputError, match=r"^ties: expected 'first' or 'shared', got 'last'$"):
-        topk_mean(torch.zeros(2, 3), 1, ties="last")
+# Special values
 
 
 def test_the_path_is_checked(monkeypatch):
@@ -288,9 +207,6 @@ def test_the_path_is_checked(monkeypatch):
         monkeypatch.setenv("ROBUSTAD_TOPK_MEAN", absent)
         with pytest.raises(InputError, match=f"^ROBUSTAD_TOPK_MEAN: this CPU has no {absent}$"):
             topk_mean(values, 1)
-
-
-# Special values
 
 
 @pytest.mark.parametrize(
@@ -411,113 +327,6 @@ def test_the_scores_may_not_change_before_the_gradient():
     copy.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         means.sum().backward()
-
-
-# The operator
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("shared", [False, True])
-def test_the_operator_is_registered_well(device, weighted, shared):
-    values = scores(3, 40).to(device).requires_grad_()
-    weights = (scores(3, 40, seed=1) > 0).float().to(device) if weighted else None
-    torch.library.opcheck(TOPK_MEAN, (values, weights, 4, 0.1 if weighted else 0.0, shared))
-    state = TOPK_MEAN(values, weights, 4, 0.0, shared)[1]
-    grad = torch.ones(3, device=device, requires_grad=True)
-    torch.library.opcheck(TOPK_MEAN_BACKWARD, (grad, values.detach(), weights, state))
-
-
-def test_the_way_through_the_dispatcher_agrees():
-    values = scores(3, 200).requires_grad_()
-    weights = torch.rand(3, 200)
-    direct = topk_mean(values, 7, weights=weights)
-    listed = TOPK_MEAN(values, weights, 7, 0.0, False)[0]
-    assert torch.equal(direct, listed)
-    assert torch.equal(
-        *(torch.autograd.grad(one.square().sum(), values)[0] for one in (direct, listed))
-    )
-
-
-def test_batched_gradients():
-    values = scores(3, 20).requires_grad_()
-    eye = torch.eye(3)
-    (rows,) = torch.autograd.grad(topk_mean(values, 2), values, eye, is_grads_batched=True)
-    for i in range(3):
-        (one,) = torch.autograd.grad(topk_mean(values, 2), values, eye[i])
-        assert torch.equal(rows[i], one)
-
-
-def test_autocast_keeps_the_dtype():
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert topk_mean(scores(2, 9), 2).dtype == torch.float32
-        assert TOPK_MEAN(scores(2, 9), None, 2, 0.0, False)[0].dtype == torch.float32
-
-
-class Head(torch.nn.Module):
-    def __init__(self, k, ties="first"):
-        super().__init__()
-        self.k, self.ties = k, ties
-
-    def forward(self, x, weights=None):
-        return topk_mean(x, self.k, weights=weights, ties=self.ties)
-
-
-@pytest.mark.parametrize("k", [5, 0.1])
-def test_compiled(k):
-    compiled = torch.compile(Head(k), fullgraph=True, dynamic=True, backend="aot_eager")
-    for rows, columns in ((3, 130), (4, 77)):
-        values = scores(rows, columns).requires_grad_()
-        means = compiled(values)
-        torch.testing.assert_close(means, topk_mean(values, k))
-        (gradient,) = torch.autograd.grad(means.sum(), values)
-        torch.testing.assert_close(gradient, both(values, k)[1])
-
-
-@pytest.mark.parametrize("k", [5, 0.1])
-@pytest.mark.parametrize("strict", [False, True])
-def test_exported(k, strict):
-    rows, columns = torch.export.Dim("rows"), torch.export.Dim("columns", min=5)
-    program = torch.export.export(
-        Head(k), (scores(3, 130),), dynamic_shapes=({0: rows, 1: columns},), strict=strict
-    )
-    for size in ((3, 130), (2, 77)):
-        torch.testing.assert_close(program.module()(scores(*size)), topk_mean(scores(*size), k))
-    assert TOPK_MEAN in {node.target for node in program.graph.nodes}
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("k", [3, 0.1])
-@pytest.mark.parametrize("ties", ["first", "shared"])
-@pytest.mark.filterwarnings("ignore:# The axis name")
-def test_onnx(weighted, k, ties):
-    onnxruntime = pytest.importorskip("onnxruntime")
-
-    def arguments(rows, columns):
-        values = scores(rows, columns).round(decimals=1)  # with ties
-        weights = torch.rand(rows, columns, generator=torch.Generator().manual_seed(1)) - 0.3
-        weights[0] = 0.0
-        values[1, 0], weights[1, 0] = INF, 0.0
-        return (values, weights) if weighted else (values,)
-
-    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    program = torch.onnx.export(
-        Head(k, ties).eval(),
-        arguments(4, 50),
-        dynamo=True,
-        verbose=False,
-        opset_version=18,
-        dynamic_shapes=(axes, axes) if weighted else (axes,),
-        custom_translation_table=translation_table(),
-    )
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    names = [one.name for one in session.get_inputs()]
-    for size in ((4, 50), (2, 77)):
-        given_ = arguments(*size)
-        (means,) = session.run(None, dict(zip(names, (one.numpy() for one in given_), strict=True)))
-        keywords = {"weights": given_[1]} if weighted else {}
-        expected = topk_mean(given_[0], k, ties=ties, **keywords)
-        np.testing.assert_allclose(means, expected, rtol=1e-6, atol=1e-6)
 
 
 # Counts and fractions

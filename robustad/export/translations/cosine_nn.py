@@ -20,7 +20,7 @@ def pack(unit: Any) -> Any:
     return empty, op.Identity(empty)
 
 
-def cosine_nn(queries: Any, unit: Any, coarse: Any, error: Any, k: int) -> Any:
+def cosine_nn(queries: Any, unit: Any, coarse: Any, side: Any, k: int) -> Any:
     """Distances and rows of the k nearest."""
     squares = op.ReduceSum(op.Mul(queries, queries), op.Constant(value_ints=[1]), keepdims=1)
     length = op.Max(op.Sqrt(squares), op.Constant(value_float=1e-12))
