@@ -3,6 +3,10 @@
 
 #if defined(__AVX512F__)
 
+#ifdef __GNUC__  // gcc 12 finds its own header wanting
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include <math.h>
@@ -20,7 +24,12 @@ struct Vec {
     explicit Vec(float x) : v(_mm512_set1_ps(x)) {}
     static Vec load(const float* p) { return _mm512_loadu_ps(p); }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
-    float sum() const { return _mm512_reduce_add_ps(v); }
+    float sum() const {
+        float all[16], total = 0.0f;
+        store(all);
+        for (int i = 0; i < 16; ++i) total += all[i];
+        return total;
+    }
 };
 
 inline Vec operator+(Vec a, Vec b) { return _mm512_add_ps(a.v, b.v); }

@@ -235,6 +235,9 @@ void row_backward(float* z, float* dp, std::int64_t prefix, std::int64_t n, cons
             p.store(dp + j);
         });
         for (std::int64_t i = 0; i < spill; ++i) z[end + i] = kept[i], dp[end + i] = kept_dp[i];
+    } else {  // the prefix takes part in nothing
+        const std::int64_t end = in.patch_lse ? prefix : n;
+        for (std::int64_t j = 0; j < end; ++j) z[j] = 0.0f;
     }
     if (!in.patch_lse) return;
     const bool statistics = in.b || in.c;

@@ -3,6 +3,8 @@
 Two passes over the keys for each block of rows: the first gives the log-sum-exp (and the output, by
 the online softmax), the second makes the scores again and counts. Exponents are base 2 in here.
 """
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 
 import torch
 import triton
@@ -15,6 +17,7 @@ from robustad.kernels.attention_degree_tiles import (
     PREFIX_BLOCK,
     forward_tiles,
     head_values,
+    padded,
     tuned,
     variants_of,
 )
@@ -23,11 +26,9 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def load_rows(pointer, rows, stop, stride, dims, d, EVEN: tl.constexpr):
-    """Rows of a (tokens, d) matrix; zeros from `stop` and from `d` on."""
+def load_rows(pointer, rows, stop, stride, dims):
+    """Rows of a matrix; zeros from `stop` on."""
     mask = rows[:, None] < stop
-    if not EVEN:
-        mask = mask & (dims[None, :] < d)
     return tl.load(pointer + rows[:, None] * stride + dims[None, :], mask=mask, other=0.0)
 
 
@@ -40,7 +41,6 @@ def products(
     b_rows,
     b_stride,
     stop,
-    d,
     HEAD: tl.constexpr,
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -52,15 +52,15 @@ def products(
     found = tl.zeros((a_rows.shape[0], b_rows.shape[0]), tl.float32)
     for start in range(0, HEAD, CHUNK):
         dims = start + tl.arange(0, CHUNK)
-        a = load_rows(a_ptr, a_rows, stop, a_stride, dims, d, False)
-        b = load_rows(b_ptr, b_rows, stop, b_stride, dims, d, False)
+        a = load_rows(a_ptr, a_rows, stop, a_stride, dims)
+        b = load_rows(b_ptr, b_rows, stop, b_stride, dims)
         found = tl.dot(a, tl.trans(b), found, input_precision=PRECISION)
     return found
 
 
 @triton.jit
 def forward(
-    q_ptr,  # (B, H, N, d), the last dimension contiguous; likewise k, v and out
+    q_ptr,  # (B, H, N, HEAD), the last dimension contiguous; likewise k, v and out
     k_ptr,
     v_ptr,
     out_ptr,
@@ -85,7 +85,6 @@ def forward(
     heads,
     tokens,
     prefix,
-    d,
     scale2,  # scale * log2(e)
     delta,
     slope2,  # log2(e) / tau
@@ -94,12 +93,12 @@ def forward(
     FUSED: tl.constexpr,
     HEAD: tl.constexpr,
     CHUNK: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     PREFIX: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    """BLOCK_M rows of one head: their statistics, and with FUSED their output."""
     blocks = tl.cdiv(tokens, BLOCK_M)
     head = (tl.program_id(0) // blocks).to(tl.int64)
     rows = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -107,7 +106,7 @@ def forward(
     q_ptr += (head // heads) * q_b + (head % heads) * q_h
     k_ptr += (head // heads) * k_b + (head % heads) * k_h
     if CHUNK == HEAD:
-        q = load_rows(q_ptr, rows, tokens, q_n, dims, d, EVEN)
+        q = load_rows(q_ptr, rows, tokens, q_n, dims)
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     if FUSED:
@@ -117,17 +116,17 @@ def forward(
     for start in range(prefix, tokens, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
         if CHUNK == HEAD:
-            k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
+            k = load_rows(k_ptr, columns, tokens, k_n, dims)
             z = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         else:
-            z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, d, HEAD, CHUNK, PRECISION)
+            z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, HEAD, CHUNK, PRECISION)
         z = tl.where(columns[None, :] < tokens, z * scale2, float("-inf"))
         new_top = tl.maximum(top, tl.max(z, axis=1))
         kept = tl.exp2(top - new_top)
         weights = tl.exp2(z - new_top[:, None])
         total = total * kept + tl.sum(weights, axis=1)
         if FUSED:
-            v = load_rows(v_ptr, columns, tokens, v_n, dims, d, EVEN)
+            v = load_rows(v_ptr, columns, tokens, v_n, dims)
             sums = sums * kept[:, None]
             sums = tl.dot(weights.to(v.dtype), v, sums, input_precision=PRECISION)
         top = new_top
@@ -138,25 +137,21 @@ def forward(
         for start in range(0, prefix, PREFIX):
             columns = start + tl.arange(0, PREFIX)
             if CHUNK == HEAD:
-                k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
+                k = load_rows(k_ptr, columns, tokens, k_n, dims)
                 z = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             else:
-                z = products(
-                    q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, d, HEAD, CHUNK, PRECISION
-                )
+                z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, HEAD, CHUNK, PRECISION)
             z = tl.where(columns[None, :] < prefix, z * scale2, float("-inf"))
             new_top = tl.maximum(top, tl.max(z, axis=1))
             kept = tl.exp2(top - new_top)
             weights = tl.exp2(z - new_top[:, None])
             total = total * kept + tl.sum(weights, axis=1)
-            v = load_rows(v_ptr, columns, prefix, v_n, dims, d, EVEN)
+            v = load_rows(v_ptr, columns, prefix, v_n, dims)
             sums = sums * kept[:, None]
             sums = tl.dot(weights.to(v.dtype), v, sums, input_precision=PRECISION)
             top = new_top
         out_ptr += (head // heads) * out_b + (head % heads) * out_h
         mask = rows[:, None] < tokens
-        if not EVEN:
-            mask = mask & (dims[None, :] < d)
         out = (sums / total[:, None]).to(out_ptr.dtype.element_ty)
         tl.store(out_ptr + rows[:, None] * out_n + dims[None, :], out, mask=mask)
         lse = (top + tl.log2(total)) * LN2
@@ -170,10 +165,10 @@ def forward(
         columns = start + tl.arange(0, BLOCK_N)
         inside = columns[None, :] < tokens
         if CHUNK == HEAD:
-            k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
+            k = load_rows(k_ptr, columns, tokens, k_n, dims)
             z = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         else:
-            z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, d, HEAD, CHUNK, PRECISION)
+            z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, HEAD, CHUNK, PRECISION)
         z = z * scale2 - patch_lse[:, None]
         s = tl.where(inside, tl.exp2(z), 0.0)
         if SOFT:
@@ -210,16 +205,16 @@ def _run(
     scale: float,
     statistics: bool,
 ) -> dict[str, Tensor]:
-    q, k = rows_contiguous(q), rows_contiguous(k)
     b, h, n, d = q.shape
+    q, k = laid_out(q), laid_out(k)
     made = {
         name: q.new_empty((b, h, n - prefix), dtype=torch.float32)
         for name in ["degree", "patch_lse"] + ["effective", "entropy"] * statistics
     }
     made["moment"] = q.new_empty((0,) if tau is None else (b, h, n - prefix), dtype=torch.float32)
     if v is not None:
-        v = rows_contiguous(v)
-        made["out"] = q.new_empty((b, h, n, d))
+        v = laid_out(v)
+        made["out"] = q.new_empty(q.shape)
         made["lse"] = q.new_empty((b, h, n), dtype=torch.float32)
     if b * h == 0:
         return made
@@ -236,7 +231,6 @@ def _run(
         h,
         n,
         prefix,
-        d,
         scale * LOG2E,
         delta,
         0.0 if tau is None else LOG2E / tau,
@@ -246,11 +240,16 @@ def _run(
         **head_values(d, q.element_size()),
         PREFIX=PREFIX_BLOCK,
     )
+    if v is not None and q.shape[3] != d:
+        made["out"] = made["out"][..., :d].contiguous()
     return made
 
 
-def rows_contiguous(x: Tensor) -> Tensor:
-    """Copy only if a row's numbers do not lie side by side."""
+def laid_out(x: Tensor) -> Tensor:
+    """Copy a tensor only if its head size is not the kernels', or rows do not lie in one piece."""
+    missing = padded(x.shape[3]) - x.shape[3]
+    if missing:
+        return torch.nn.functional.pad(x, (0, missing))
     return x if x.stride(3) == 1 else x.contiguous()
 
 

@@ -6,9 +6,9 @@ import torch
 import triton
 from torch import Tensor
 
-from robustad.kernels.attention_degree import rows_contiguous
+from robustad.kernels.attention_degree import laid_out
 from robustad.kernels.attention_degree_gradients import tuned_key_gradient, tuned_query_gradient
-from robustad.kernels.attention_degree_tiles import LOG2E, head_values
+from robustad.kernels.attention_degree_tiles import LOG2E, head_values, padded
 
 # Gradients are brought to about this size where they are multiplied in float16, whose range is
 # small: a degree's gradient of 1e-5 times an attention of 1e-3 would be lost.
@@ -73,27 +73,27 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, n, d = q.shape
     # One layout for all gradients: that of a new tensor.
-    dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3))
+    shape = (batch, heads, n, padded(d))
+    dq, dk, dv = (torch.empty(shape, dtype=q.dtype, device=q.device) for _ in range(3))
     if batch * heads == 0:
-        return dq, dk, dv
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(q)
     statistics = b is not None or c is not None
     if statistics:
         b = torch.zeros_like(r) if b is None else b
         c = torch.zeros_like(r) if c is None else c
     size = _size(dout, a, b, c, r) if q.dtype == torch.float16 else r.new_ones(r.shape[:2])
     patch_lse, lse = patch_lse.contiguous(), None if lse is None else lse.contiguous()
-    a, b, c, r, dsum = (
-        x if x is None else (x / size[:, :, None]).contiguous() for x in (a, b, c, r, dsum)
-    )
     unused = patch_lse  # stands for what this variant does not touch
-    q, k = rows_contiguous(q), rows_contiguous(k)
-    v_, dout_ = (q, q) if v is None or dout is None else (rows_contiguous(v), rows_contiguous(dout))
-    terms = [unused if x is None else x for x in (lse, dsum, patch_lse, a, b, c, r)]
+    q, k = laid_out(q), laid_out(k)
+    v_, dout_ = (q, q) if v is None or dout is None else (laid_out(v), laid_out(dout))
+    dsum, a, b, c, scaled_r = (
+        x if x is None else (x / size[:, :, None]).contiguous() for x in (dsum, a, b, c, r)
+    )
+    terms = [unused if x is None else x for x in (lse, dsum, patch_lse, a, b, c, scaled_r)]
     numbers = (
         heads,
         n,
         prefix,
-        d,
         scale,
         scale * LOG2E,
         delta,
@@ -117,6 +117,8 @@ def _run(
             *numbers,
             **flags,
         )
+    if padded(d) != d:
+        dq, dk, dv = (x[..., :d].contiguous() for x in (dq, dk, dv))
     return dq, dk, dv
 
 

@@ -1,4 +1,4 @@
-"""Triton: kernels of the gradients of the attention degree, of its statistics, and of attention's output.
+"""Triton: kernels of the gradients of degree, statistics and output of attention.
 
 One kernel keeps rows and passes over the columns, for the queries; the other keeps columns and
 passes over the rows, for keys and values. No sum is shared, so results do not vary between runs.
@@ -8,6 +8,8 @@ With P over all tokens, S without the prefix and s(x) the sigmoid of (x - delta)
 
 again from the saved log-sum-exps.
 """
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 
 import triton
 import triton.language as tl
@@ -64,7 +66,7 @@ def score_gradient(
 
 @triton.jit
 def query_gradient(
-    q_ptr,  # (B, H, N, d), the last dimension contiguous; likewise k, v, dout and dq
+    q_ptr,  # (B, H, N, HEAD), the last dimension contiguous; likewise k, v, dout and dq
     k_ptr,
     v_ptr,
     dout_ptr,
@@ -95,7 +97,6 @@ def query_gradient(
     heads,
     tokens,
     prefix,
-    d,
     scale,
     scale2,  # scale * log2(e)
     delta,
@@ -105,11 +106,11 @@ def query_gradient(
     FUSED: tl.constexpr,
     HEAD: tl.constexpr,
     CHUNK: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    """Gradient of BLOCK_M queries of one head."""
     blocks = tl.cdiv(tokens, BLOCK_M)
     head = (tl.program_id(0) // blocks).to(tl.int64)
     rows = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -117,7 +118,7 @@ def query_gradient(
     q_ptr += (head // heads) * q_b + (head % heads) * q_h
     k_ptr += (head // heads) * k_b + (head % heads) * k_h
     if CHUNK == HEAD:
-        q = load_rows(q_ptr, rows, tokens, q_n, dims, d, EVEN)
+        q = load_rows(q_ptr, rows, tokens, q_n, dims)
     size = tl.load(size_ptr + head)
     at = head * (tokens - prefix) + rows - prefix
     patch_rows = (rows >= prefix) & (rows < tokens)
@@ -135,27 +136,27 @@ def query_gradient(
         v_ptr += (head // heads) * v_b + (head % heads) * v_h
         dout_ptr += (head // heads) * dout_b + (head % heads) * dout_h
         if CHUNK == HEAD:
-            dout = load_rows(dout_ptr, rows, tokens, dout_n, dims, d, EVEN)
+            dout = load_rows(dout_ptr, rows, tokens, dout_n, dims)
         lse = tl.load(lse_ptr + head * tokens + rows, mask=rows < tokens, other=0.0)[:, None]
         dsum = tl.load(dsum_ptr + head * tokens + rows, mask=rows < tokens, other=0.0)[:, None]
         first = 0
     dq = tl.zeros((BLOCK_M, HEAD), tl.float32)
     for start in range(first, tokens, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
-        k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
+        k = load_rows(k_ptr, columns, tokens, k_n, dims)
         if CHUNK == HEAD:
             z = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         else:
-            z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, d, HEAD, CHUNK, PRECISION)
+            z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, HEAD, CHUNK, PRECISION)
         z = z * scale2
         dp = z
         if FUSED:
             if CHUNK == HEAD:
-                v = load_rows(v_ptr, columns, tokens, v_n, dims, d, EVEN)
+                v = load_rows(v_ptr, columns, tokens, v_n, dims)
                 dp = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
             else:
                 dp = products(
-                    dout_ptr, rows, dout_n, v_ptr, columns, v_n, tokens, d, HEAD, CHUNK, PRECISION
+                    dout_ptr, rows, dout_n, v_ptr, columns, v_n, tokens, HEAD, CHUNK, PRECISION
                 )
         inside = columns[None, :] < tokens
         degree = patch_rows[:, None] & inside & (columns[None, :] >= prefix)
@@ -181,8 +182,6 @@ def query_gradient(
         dq = tl.dot(gradient.to(k.dtype), k, dq, input_precision=PRECISION)
     dq_ptr += (head // heads) * dq_b + (head % heads) * dq_h
     mask = rows[:, None] < tokens
-    if not EVEN:
-        mask = mask & (dims[None, :] < d)
     dq = (dq * (scale * size)).to(dq_ptr.dtype.element_ty)
     tl.store(dq_ptr + rows[:, None] * dq_n + dims[None, :], dq, mask=mask)
 
@@ -221,7 +220,6 @@ def key_gradient(
     heads,
     tokens,
     prefix,
-    d,
     scale,
     scale2,
     delta,
@@ -231,12 +229,14 @@ def key_gradient(
     FUSED: tl.constexpr,
     HEAD: tl.constexpr,
     CHUNK: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # The scores' tile is transposed: columns down, rows across.
+    """Gradient of BLOCK_N keys, and with FUSED values, of one head.
+
+    The tile of scores is transposed: columns down, rows across.
+    """
     blocks = tl.cdiv(tokens, BLOCK_N)
     head = (tl.program_id(0) // blocks).to(tl.int64)
     columns = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -244,18 +244,18 @@ def key_gradient(
     q_ptr += (head // heads) * q_b + (head % heads) * q_h
     k_ptr += (head // heads) * k_b + (head % heads) * k_h
     if CHUNK == HEAD:
-        k = load_rows(k_ptr, columns, tokens, k_n, dims, d, EVEN)
+        k = load_rows(k_ptr, columns, tokens, k_n, dims)
     size = tl.load(size_ptr + head)
     dk = tl.zeros((BLOCK_N, HEAD), tl.float32)
     if FUSED:
         v_ptr += (head // heads) * v_b + (head % heads) * v_h
         dout_ptr += (head // heads) * dout_b + (head % heads) * dout_h
         if CHUNK == HEAD:
-            v = load_rows(v_ptr, columns, tokens, v_n, dims, d, EVEN)
+            v = load_rows(v_ptr, columns, tokens, v_n, dims)
         dv = tl.zeros((BLOCK_N, HEAD), tl.float32)
     for start in range(0, tokens, BLOCK_M):
         rows = start + tl.arange(0, BLOCK_M)
-        q = load_rows(q_ptr, rows, tokens, q_n, dims, d, EVEN)
+        q = load_rows(q_ptr, rows, tokens, q_n, dims)
         at = head * (tokens - prefix) + rows - prefix
         patch_rows = (rows >= prefix) & (rows < tokens)
         patch_lse = tl.load(patch_lse_ptr + at, mask=patch_rows, other=0.0)[None, :]
@@ -270,16 +270,16 @@ def key_gradient(
         if CHUNK == HEAD:
             z = tl.dot(k, tl.trans(q), input_precision=PRECISION)
         else:
-            z = products(k_ptr, columns, k_n, q_ptr, rows, q_n, tokens, d, HEAD, CHUNK, PRECISION)
+            z = products(k_ptr, columns, k_n, q_ptr, rows, q_n, tokens, HEAD, CHUNK, PRECISION)
         z = z * scale2
         lse, dsum, dp = r, r, z
         if FUSED:
-            dout = load_rows(dout_ptr, rows, tokens, dout_n, dims, d, EVEN)
+            dout = load_rows(dout_ptr, rows, tokens, dout_n, dims)
             if CHUNK == HEAD:
                 dp = tl.dot(v, tl.trans(dout), input_precision=PRECISION)
             else:
                 dp = products(
-                    v_ptr, columns, v_n, dout_ptr, rows, dout_n, tokens, d, HEAD, CHUNK, PRECISION
+                    v_ptr, columns, v_n, dout_ptr, rows, dout_n, tokens, HEAD, CHUNK, PRECISION
                 )
             lse = tl.load(lse_ptr + head * tokens + rows, mask=rows < tokens, other=0.0)[None, :]
             dsum = tl.load(dsum_ptr + head * tokens + rows, mask=rows < tokens, other=0.0)[None, :]
@@ -309,8 +309,6 @@ def key_gradient(
         dk = tl.dot(gradient.to(q.dtype), q, dk, input_precision=PRECISION)
     dk_ptr += (head // heads) * dk_b + (head % heads) * dk_h
     mask = columns[:, None] < tokens
-    if not EVEN:
-        mask = mask & (dims[None, :] < d)
     to = columns[:, None] * dk_n + dims[None, :]
     tl.store(dk_ptr + to, (dk * (scale * size)).to(dk_ptr.dtype.element_ty), mask=mask)
     if FUSED:  # dv lies in memory as dk does

@@ -1,4 +1,8 @@
-"""Tile sizes of the attention degree's kernels, and how they are tuned and compiled."""
+"""Tile sizes of the attention degree's kernels, and how they are tuned and compiled.
+
+No tile spills registers on sm_80 or sm_90 in any variant; which of a pair is faster depends on the
+GPU, and is tried at the first call.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,28 +32,34 @@ Tiles = Callable[[int, int, bool], list[Tile]]
 def forward_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     """Tiles of the forward pass for a padded head size and an element size in bytes."""
     if size == 4:
-        return [Tile(64, 32, 4, 2), Tile(32, 32, 4, 2)]
-    if fused and head == 128:
-        return [Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)]
-    return [Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)]
+        wide = head == 128 and fused
+        return [Tile(32, 32, 4, 2) if wide else Tile(64, 32, 8, 2), Tile(32, 32, 8, 2)]
+    if head <= 32:
+        return [Tile(64, 32, 4, 2)]
+    wide = head == 128 and fused
+    return [Tile(128, 32 if wide else 64, 8, 2), Tile(64, 32, 4, 2)]
 
 
 def query_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     """Tiles of the gradient of the queries: m rows stay, n columns pass by."""
     if size == 4:
-        return [Tile(64, 32, 8, 1), Tile(32, 32, 4, 1)]
-    if fused and head == 128:
-        return [Tile(64, 64, 8, 2), Tile(64, 32, 4, 2)]
-    return [Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)]
+        return [Tile(32, 32, 4, 1), Tile(32, 32, 8, 1)]
+    return [Tile(64 if fused else 128, 64, 8, 2), Tile(64, 32, 4, 2)]
 
 
 def key_tiles(head: int, size: int, fused: bool) -> list[Tile]:
     """Tiles of the gradient of keys and values: n columns stay, m rows pass by."""
     if size == 4:
-        return [Tile(32, 64, 8, 1), Tile(32, 32, 4, 1)]
+        if fused:
+            return [Tile(16, 32, 4 if head <= 32 else 8, 1)]
+        return [Tile(32, 32, 8, 1), Tile(16, 32, 4, 1)]
+    if head == 128:
+        return [Tile(32, 64, 8, 2), Tile(16, 64, 4, 2) if fused else Tile(32, 128, 8, 2)]
+    if head <= 32:
+        return [Tile(64, 128, 8, 2)] if fused else [Tile(64, 64, 4, 2)]
     if not fused:
         return [Tile(64, 128, 8, 2), Tile(64, 64, 4, 2)]
-    return [Tile(32, 64, 8, 2) if head == 128 else Tile(32, 128, 8, 2), Tile(32, 64, 4, 2)]
+    return [Tile(32, 128, 8, 2), Tile(32, 64, 4, 2)]
 
 
 def config(tile: Tile) -> Any:
@@ -92,27 +102,23 @@ def head_values(d: int, size: int) -> dict[str, Any]:
     head = padded(d)
     return {
         "HEAD": head,
-        "EVEN": head == d,
         "CHUNK": min(head, 32) if size == 4 else head,
         "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
     }
 
 
-# dtype, head size, kind, soft: what is compiled ahead of time, each with its first tile, and with
-# all of them where the last is True.
+# dtype, head size, kind, soft, and whether all tiles are compiled ahead of time, or the first.
 CASES = (
-    ("fp16", 64, "degree", True, True),
-    ("bf16", 64, "degree", False, False),
-    ("fp32", 64, "degree", True, True),
-    ("bf16", 16, "degree", True, False),
-    ("fp16", 32, "statistics", True, False),
-    ("fp16", 80, "statistics", False, False),
-    ("bf16", 128, "degree", True, True),
+    ("fp16", 64, "degree", True, False),
+    ("bf16", 16, "degree", False, False),
+    ("fp32", 64, "degree", True, False),
+    ("fp32", 32, "statistics", True, False),
+    ("bf16", 80, "statistics", True, True),
+    ("fp32", 128, "degree", True, False),
     ("bf16", 64, "fused", True, True),
     ("fp16", 128, "fused", True, True),
-    ("bf16", 128, "fused", False, False),
-    ("fp32", 64, "fused", True, True),
     ("fp32", 128, "fused", True, True),
+    ("fp16", 32, "fused", False, False),
 )
 
 
@@ -136,10 +142,16 @@ def variants_of(
         signature = (
             dict.fromkeys(like_q, f"*{dtype}")
             | dict.fromkeys(floats, "*fp32")
-            | dict.fromkeys((*strides, "heads", "tokens", "prefix", "d"), "i32")
+            | dict.fromkeys((*strides, "heads", "tokens", "prefix"), "i32")
             | dict.fromkeys(("scale", "scale2", "delta", "slope2"), "fp32")
         )
-        flags = {"SOFT": soft, "STATISTICS": kind == "statistics", "FUSED": fused}
+        flags = {
+            "SOFT": soft,
+            "STATISTICS": kind == "statistics",
+            "FUSED": fused,
+            **head_values(d, size),
+            **more,
+        }
         mine = tiles(padded(d), size, fused)
         found += [
             Variant(
@@ -156,7 +168,8 @@ def variants_of(
                 },
                 num_warps=tile.warps,
                 num_stages=tile.stages,
-                expect_wgmma=True,
+                # what stays is the side of 64 that a Hopper matrix instruction has
+                expect_wgmma=(tile.n if kernel.__name__ == "key_gradient" else tile.m) >= 64,
                 aligned=strides,
             )
             for tile in (mine if all_tiles else mine[:1])

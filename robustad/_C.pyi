@@ -48,45 +48,8 @@ def cosine_nn_search(
     path: str = "",
 ) -> None: ...
 
-# heads, tokens, prefix, dim; then scale, delta, tau and addresses
-def attention_forward(
-    shape: tuple[int, int, int, int],
-    scale: float,
-    delta: float,
-    tau: float,
-    q: int,
-    k: int,
-    v: int,
-    out: int,
-    lse: int,
-    degree: int,
-    effective: int,
-    entropy: int,
-    patch_lse: int,
-    moment: int,
-    threads: int,
-    path: str,
-) -> None: ...
-def attention_backward(
-    shape: tuple[int, int, int, int],
-    scale: float,
-    delta: float,
-    tau: float,
-    q: int,
-    k: int,
-    v: int,
-    dout: int,
-    lse: int,
-    dsum: int,
-    patch_lse: int,
-    a: int,
-    b: int,
-    c: int,
-    r: int,
-    dq: int,
-    dk: int,
-    dv: int,
-    threads: int,
-    path: str,
-) -> None: ...
+# Heads, tokens, prefix, dim; then scale, delta, tau; then the addresses that AttentionForward and
+# AttentionBackward in csrc/attention_degree.h list, the number of threads and the path.
+def attention_forward(shape: tuple[int, ...], *numbers: float | str) -> None: ...
+def attention_backward(shape: tuple[int, ...], *numbers: float | str) -> None: ...
 def attention_path(path: str) -> str | None: ...

@@ -19,15 +19,26 @@ import torch
 from torch import Tensor
 
 from robustad import _C
+from robustad.errors import InputError
 
 # "portable", "avx2" or "avx512": the instruction set of the C++ core, by default the best there is.
-PATH_VARIABLE = "ROBUSTAD_CPU_PATH"
+PATH_VARIABLE = "ROBUSTAD_ATTENTION_DEGREE"
 
 Shape = tuple[int, ...]
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _path() -> str:
+    path = os.environ.get(PATH_VARIABLE, "")
+    if _C.attention_path(path) is None:
+        raise InputError(
+            f"{PATH_VARIABLE}: expected portable, avx2 or avx512, as far as this "
+            f"CPU has it, got {path}"
+        )
+    return path
 
 
 def _float32(tensor: Tensor) -> Tensor:
@@ -99,7 +110,7 @@ def _run_cpu(
             for name in ("out", "lse", "degree", "effective", "entropy", "patch_lse", "moment")
         ),
         torch.get_num_threads(),
-        os.environ.get(PATH_VARIABLE, ""),
+        _path(),
     )
     return made
 
@@ -137,7 +148,7 @@ def _run_backward_cpu(
         *numbers,
         *(_address(tensor) for tensor in (*held, *tensors[-3:])),
         torch.get_num_threads(),
-        os.environ.get(PATH_VARIABLE, ""),
+        _path(),
     )
 
 

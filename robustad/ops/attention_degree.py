@@ -68,7 +68,9 @@ def attention_degree(
     Raises
     ------
     InputError
-        If a shape, dtype, device or number does not fit.
+        If a shape, dtype, device or number does not fit, or the environment variable
+        ROBUSTAD_ATTENTION_DEGREE names no instruction set of this CPU (portable, avx2, avx512; by
+        default the best it has).
 
     Notes
     -----

@@ -6,10 +6,11 @@ ONNX has no loop that would pay here: the N x N matrix is formed.
 from collections.abc import Callable
 from typing import Any
 
-from onnxscript import opset18 as op
+from onnxscript import opset18
 
 from robustad.ops import _attention_degree_autograd as operators
 
+op: Any = opset18  # its methods' types admit less than it does
 FLOAT = 1  # ONNX's number for float32
 LARGE = 2**62
 
