@@ -119,6 +119,8 @@ void amx_enter() {
         config.row_bytes[tile] = 64;
         config.rows[tile] = 16;
     }
+    // GCC up to 13 believes that _tile_loadconfig reads eight bytes and drops the stores to the rest.
+    __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
 }
 
@@ -127,6 +129,7 @@ void amx_leave() { _tile_release(); }
 ROBUSTAD_INLINE void products(const std::uint16_t* a0, const std::uint16_t* a1,
                               const std::uint16_t* b0, const std::uint16_t* b1,
                               std::int64_t steps, float* out) {
+    __asm__ volatile("" : : : "memory");  // nor does it know that _tile_loadd reads memory
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
