@@ -29,8 +29,8 @@ constexpr std::int32_t kVersion = 1;
 constexpr std::size_t kHeader = 128;  // a multiple of the cache line, so that panels are aligned
 static_assert(sizeof(Header) <= kHeader, "the header must fit");
 
-// Group maxima held at once; more queries than fit are done in turns.
-constexpr std::int64_t kMaximaBytes = std::int64_t{32} << 20;
+// Group maxima and copies of queries held at once; more queries than fit are done in turns.
+constexpr std::int64_t kTurnBytes = std::int64_t{32} << 20;
 // Of the bank, what one task streams through for all its queries: stays in a core's own cache.
 constexpr std::int64_t kTileBytes = std::int64_t{192} << 10;
 // Below this many multiplications waking other threads costs more than it saves.
@@ -266,9 +266,11 @@ void cosine_nn_search(const CosineNnPath& path, const float* queries, std::int64
 
     const std::int64_t block = path.query_block;
     const std::int64_t stride = round_up(groups, 16);
-    const std::int64_t turn = std::min(
-        round_up(count, block),
-        std::max(block, kMaximaBytes / (stride * std::int64_t{sizeof(std::int32_t)}) / block * block));
+    const std::int64_t held = stride * std::int64_t{sizeof(std::int32_t)} +
+                              dim * std::int64_t{sizeof(float)} +
+                              padded * std::int64_t{sizeof(std::uint16_t)};  // for a query
+    const std::int64_t turn = std::min(round_up(count, block),
+                                       std::max(block, kTurnBytes / held / block * block));
     const auto units = buffer<float>(turn * dim);
     const auto blocks = buffer<std::uint16_t>(turn * padded);
     const auto errors = buffer<float>(turn);

@@ -76,9 +76,45 @@ void amx_pack_queries(const float* unit, std::int64_t count, std::int64_t dim, s
     }
 }
 
+struct alignas(64) TileConfig {
+    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    std::uint16_t row_bytes[16] = {};
+    std::uint8_t rows[16] = {};
+};
+
+#if defined(ROBUSTAD_EMULATE_AMX)
+TileConfig emulated_config;
+
+// Declares to read no more than GCC's own _tile_loadconfig declares: eight bytes of the 64.
+ROBUSTAD_INLINE void load_config(const TileConfig* config) {
+#if defined(__x86_64__)
+    const TileConfig* from = config;
+    TileConfig* to = &emulated_config;
+    std::int64_t size = sizeof(TileConfig);
+    __asm__ volatile("rep movsb"
+                     : "+S"(from), "+D"(to), "+c"(size), "=m"(emulated_config)
+                     : "m"(*reinterpret_cast<const std::int64_t*>(config)));
+#else
+    emulated_config = *config;
+#endif
+}
+#else
+ROBUSTAD_INLINE void load_config(const TileConfig* config) { _tile_loadconfig(config); }
+#endif
+
+void amx_enter() {
+    TileConfig config;
+    for (int tile = 0; tile < 8; ++tile) {
+        config.row_bytes[tile] = 64;
+        config.rows[tile] = 16;
+    }
+    // GCC up to 13 believes that _tile_loadconfig reads eight bytes and drops the stores to the rest.
+    __asm__ volatile("" : : "r"(&config) : "memory");
+    load_config(&config);
+}
+
 #if defined(ROBUSTAD_EMULATE_AMX)
 
-void amx_enter() {}
 void amx_leave() {}
 
 ROBUSTAD_INLINE void multiply(float (&sums)[16][16], const std::uint16_t* a,
@@ -107,26 +143,12 @@ ROBUSTAD_INLINE void products(const std::uint16_t* a0, const std::uint16_t* a1,
 
 #else
 
-struct alignas(64) TileConfig {
-    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    std::uint16_t row_bytes[16] = {};
-    std::uint8_t rows[16] = {};
-};
-
-void amx_enter() {
-    TileConfig config;
-    for (int tile = 0; tile < 8; ++tile) {
-        config.row_bytes[tile] = 64;
-        config.rows[tile] = 16;
-    }
-    _tile_loadconfig(&config);
-}
-
 void amx_leave() { _tile_release(); }
 
 ROBUSTAD_INLINE void products(const std::uint16_t* a0, const std::uint16_t* a1,
                               const std::uint16_t* b0, const std::uint16_t* b1,
                               std::int64_t steps, float* out) {
+    __asm__ volatile("" : : : "memory");  // nor does it know that _tile_loadd reads memory
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

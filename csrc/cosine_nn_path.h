@@ -41,7 +41,7 @@ struct CosineNnPath {
     void (*coarse)(const std::uint16_t* block, std::int64_t count, const std::uint16_t* panels_at,
                    std::int64_t panels, std::int64_t group_panels, std::int64_t padded,
                    std::int32_t* maxima, std::int64_t stride);
-    // Dot products of a query with `rows` consecutive rows, each within 1.3e-6.
+    // Dot products of a query with `rows` consecutive rows, each within 5e-7.
     void (*dots)(const float* query, const float* unit, std::int64_t rows, std::int64_t dim,
                  float* products);
     // The largest of `count` maxima, and the number that are at least `threshold` with their places.

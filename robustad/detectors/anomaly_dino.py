@@ -202,6 +202,7 @@ class AnomalyDINO(Detector):
         rotate, mask = preprocessing_for(dataset, category, preprocessing)
         return cls(**{"rotations": 8 if rotate else 1, "mask": mask, **options})
 
+    @torch.inference_mode(False)  # a bank of inference tensors could not be attacked later
     @torch.no_grad()
     def fit(self, images: Images, *, progress: bool = False) -> Self:
         """Store the patches of a few normal images.
@@ -295,11 +296,21 @@ class AnomalyDINO(Detector):
         return scores
 
     def _packed_bank(self) -> PackedBank:
-        """The bank, packed when it is new or has moved to another device."""
-        bank, version = self.bank, self.bank._version
-        if self._packed is None or self._packed[0] is not bank or self._packed[1] != version:
-            self._packed = bank, version, PackedBank.of_unit(bank)
-        return self._packed[2]
+        """The bank, packed when it is new, was changed in place or has moved to another device."""
+        bank = self.bank
+        if bank.dtype != torch.float32:
+            return pack_bank(bank)
+        # A graph can't depend on a version, and an inference tensor has none.
+        if torch.compiler.is_compiling() or bank.is_inference():
+            return PackedBank.of_unit(bank)
+        kept = self._packed
+        if kept is None or kept[0] is not bank or kept[1] != bank._version:
+            self._packed = kept = bank, bank._version, PackedBank.of_unit(bank)
+        return kept[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the packed bank: a copy's versions are not those of the original."""
+        return {**super().__getstate__(), "_packed": None}
 
     def foreground(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Foreground (B, N), bool, of images `x` with backbone `tokens`."""

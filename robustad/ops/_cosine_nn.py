@@ -52,12 +52,12 @@ def normalised(bank: Tensor) -> tuple[Tensor, bool]:
 def _pack_cpu(unit: Tensor) -> tuple[Tensor, Tensor]:
     unit = unit.contiguous()
     path = _path() or choose_path(_C.cosine_nn_paths(), unit)
-    return _packed(unit, path), torch.empty(0)  # the bound is in the buffer's header
+    return _packed(unit, path), unit.new_empty(0)  # the bound is in the buffer's header
 
 
 def _packed(unit: Tensor, path: str) -> Tensor:
     rows, dim = unit.shape
-    coarse = torch.empty(_C.cosine_nn_packed_bytes(rows, dim), dtype=torch.uint8)
+    coarse = unit.new_empty(_C.cosine_nn_packed_bytes(rows, dim), dtype=torch.uint8)
     threads = torch.get_num_threads()
     _C.cosine_nn_pack(unit.data_ptr(), rows, dim, coarse.data_ptr(), threads, path)
     return coarse
@@ -102,8 +102,8 @@ def _search_cpu(
     else:  # another path was in force when it was packed, or it comes from another machine
         path = path or choose_path(known, unit)
         coarse = _packed(unit, path)
-    distances = torch.empty(count, k)
-    indices = torch.empty(count, k, dtype=torch.int64)
+    distances = queries.new_empty(count, k)  # of no default dtype: the core writes float32
+    indices = queries.new_empty(count, k, dtype=torch.int64)
     _C.cosine_nn_search(
         queries.data_ptr(),
         count,
@@ -149,8 +149,11 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[0]:
         towards = -(grad.unsqueeze(2) * unit[indices]).sum(dim=1)  # of the unit queries
         across = towards - unit_queries * (unit_queries * towards).sum(dim=1, keepdim=True)
-        length = torch.linalg.vector_norm(queries, dim=1, keepdim=True)
-        grad_queries = torch.where(length > 0, across / length, 0.0)
+        # The largest component is taken out: its square may be too large or small for a float32.
+        largest = queries.detach().abs().amax(dim=1, keepdim=True)
+        scale = torch.where(largest > 0, largest, 1.0)
+        length = torch.linalg.vector_norm(queries / scale, dim=1, keepdim=True)
+        grad_queries = torch.where(length > 0, across / length / scale, 0.0)
     if ctx.needs_input_grad[1]:
         parts = -grad.unsqueeze(2) * unit_queries.unsqueeze(1)
         grad_unit = torch.zeros_like(unit).index_add(0, indices.flatten(), parts.flatten(0, 1))

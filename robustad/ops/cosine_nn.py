@@ -14,7 +14,7 @@ from robustad.ops.reference.cosine_nn import unit_vectors
 
 @dataclass(frozen=True)
 class PackedBank:
-    """A bank prepared once by `pack_bank`, for use in many searches.
+    """A bank prepared once by `pack_bank`, for use in many searches; not to be changed in place.
 
     Attributes
     ----------
@@ -32,7 +32,18 @@ class PackedBank:
 
     @classmethod
     def of_unit(cls, unit: Tensor) -> Self:
-        """Pack vectors (M, D), float32, that have length 1 (or 0) and are finite already."""
+        """Pack vectors (M, D), float32, that have length 1 (or 0) and are finite already.
+
+        Neither is checked: the search is exact only if they hold.
+
+        Raises
+        ------
+        InputError
+            If `unit` is not a 2-D float32 tensor with at least one row and column.
+        """
+        _check_rows("unit", unit)
+        if unit.dtype != torch.float32:
+            raise InputError(f"unit: expected torch.float32, got {unit.dtype}")
         return cls(unit, *_cosine_nn.pack(unit.detach()))
 
     def to(self, device: torch.device | str) -> Self:
@@ -135,6 +146,9 @@ def cosine_nn(
 
 def _check(queries: Tensor, bank: Tensor, k: int, temperature: float | None) -> None:
     _check_rows("queries", queries)
+    _check_rows("bank", bank)
+    if bank.dtype != torch.float32:
+        raise InputError(f"bank: expected torch.float32 in a packed bank, got {bank.dtype}")
     if queries.shape[1] != bank.shape[1]:
         raise InputError(
             f"queries and bank: expected the same D, got {queries.shape[1]} and {bank.shape[1]}"

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from robustad.errors import InputError
 from robustad.export.translations import translation_table
 from robustad.ops import PackedBank, cosine_nn, pack_bank
 
@@ -71,6 +72,16 @@ def test_gradients_stay_finite_at_the_ends():
     # at its nearest row and at the opposite one the distance is stationary
     assert queries.grad[[0, 3]].abs().max() < 1e-6
     assert (queries.grad[7] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-25, 1e-22, 1e18, 1e25, 1e36])
+def test_gradients_of_queries_of_any_length(scale):
+    queries, bank = (vectors(8, 12) * scale).requires_grad_(), vectors(40, 12, seed=1)
+    cosine_nn(queries, bank)[0].sum().backward()
+    wide = queries.detach().double().requires_grad_()
+    unit = wide / wide.norm(dim=1, keepdim=True)
+    (1 - unit @ F.normalize(bank.double()).T).min(dim=1).values.sum().backward()
+    assert (queries.grad - wide.grad).abs().max() <= 1e-5 * wide.grad.abs().max()
 
 
 def test_no_gradient_without_need():
@@ -161,6 +172,33 @@ def test_a_buffer_that_is_no_packed_bank_is_not_read():
     ):
         found = op.search(queries, unit, buffer, torch.empty(0), 3)
         assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_the_default_dtype_does_not_matter(dtype):
+    queries, bank = vectors(10, 12), vectors(30, 12, seed=1)
+    expected = cosine_nn(queries, bank, 3)
+    torch.set_default_dtype(dtype)
+    try:
+        distances, indices = cosine_nn(queries, pack_bank(bank), 3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert distances.dtype == torch.float32
+    assert torch.equal(distances, expected[0])
+    assert torch.equal(indices, expected[1])
+
+
+def test_a_unit_bank_of_another_kind():
+    unit = F.normalize(vectors(30, 12))
+    for dtype in (torch.float16, torch.float64):
+        with pytest.raises(InputError, match=rf"^unit: expected torch.float32, got {dtype}$"):
+            PackedBank.of_unit(unit.to(dtype))
+    with pytest.raises(InputError, match=r"^unit: expected a floating-point tensor \(rows, D\)"):
+        PackedBank.of_unit(unit[0])
+    packed = pack_bank(unit)
+    narrow = PackedBank(unit.half(), packed.coarse, packed.side)
+    with pytest.raises(InputError, match=r"^bank: expected torch.float32 .*, got torch.float16$"):
+        cosine_nn(unit, narrow)
 
 
 # Tracing
