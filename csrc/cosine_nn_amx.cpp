@@ -17,12 +17,6 @@ constexpr int kTile = 512;        // bfloat16 in a tile: 16 rows of 32
 constexpr int kAtOnce = 32;       // queries of a block: two tiles
 constexpr int kFlush = 16;        // groups whose maxima are turned round and written together
 
-ROBUSTAD_INLINE std::uint16_t to_bfloat16(float x) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &x, sizeof(bits));
-    return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // to even
-}
-
 ROBUSTAD_INLINE float from_bfloat16(std::uint16_t x) {
     const std::uint32_t bits = static_cast<std::uint32_t>(x) << 16;
     float value;
@@ -30,14 +24,26 @@ ROBUSTAD_INLINE float from_bfloat16(std::uint16_t x) {
     return value;
 }
 
-// A step's 32 dimensions (zeros past `size`). Returns the square of what was lost.
+typedef float Float16 __attribute__((vector_size(64)));
+typedef std::int32_t Int16x __attribute__((vector_size(64)));  // sixteen int32
+
+// A step's 32 dimensions (zeros past `size`), rounded to even. Returns the square of what was lost;
+// what rounding takes from a float32 is a float32.
 ROBUSTAD_INLINE double round_step(const float* row, std::int64_t size, std::uint16_t* out) {
+    typedef std::uint32_t Words __attribute__((vector_size(64)));
+    typedef std::uint16_t Halves __attribute__((vector_size(32)));
+    alignas(64) float x[kDimPad] = {};
+    const std::int64_t known = size < kDimPad ? (size > 0 ? size : 0) : kDimPad;
+    std::memcpy(x, row, static_cast<std::size_t>(known) * sizeof(float));
     double lost = 0;
-    for (std::int64_t i = 0; i < kDimPad; ++i) {
-        const float x = i < size ? row[i] : 0.0f;
-        out[i] = to_bfloat16(x);
-        const double off = static_cast<double>(x) - from_bfloat16(out[i]);
-        lost += off * off;
+    for (int half = 0; half < 2; ++half) {
+        const Float16 value = load<Float16>(x + half * 16);
+        const Words bits = reinterpret_cast<Words>(value);
+        const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        const Halves halves = __builtin_convertvector(rounded, Halves);
+        std::memcpy(out + half * 16, &halves, sizeof(halves));
+        const Float16 off = value - reinterpret_cast<Float16>(rounded << 16);
+        lost += sum(off * off);
     }
     return lost;
 }
@@ -172,9 +178,6 @@ ROBUSTAD_INLINE void products(const std::uint16_t* a0, const std::uint16_t* a1,
 #endif
 
 // Half of what would fill an int32: rounded vectors may be a little longer than 1.
-typedef float Float16 __attribute__((vector_size(64)));
-typedef std::int32_t Int16x __attribute__((vector_size(64)));  // sixteen int32
-
 constexpr float kAmxOne = 536870912.0f;  // 2^29
 
 ROBUSTAD_INLINE Float16 larger(const Float16& a, const Float16& b) { return a > b ? a : b; }
