@@ -310,7 +310,7 @@ class AnomalyDINO(Detector):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the packed bank: a copy's versions are not those of the original."""
-        return {**super().__getstate__(), "_packed": None}
+        return {**self.__dict__, "_packed": None}
 
     def foreground(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Foreground (B, N), bool, of images `x` with backbone `tokens`."""
@@ -368,6 +368,9 @@ class AnomalyDINO(Detector):
                     f"{tensors[key].dtype} {tuple(tensors[key].shape)}"
                 )
             setattr(detector, key, tensors[key])
+        length = torch.linalg.vector_norm(detector.bank, dim=1)
+        if not bool((((length - 1).abs() <= 1e-5) | (length == 0)).all()):  # also NaN
+            raise InputError("bank: expected finite vectors of length 1 (or 0)")
         return detector
 
     def _transform(self, tokens: Tensor) -> Tensor:

@@ -2,9 +2,11 @@ import copy
 import pickle
 
 import numpy as np
+import pytest
 import torch
 
 from robustad.detectors import AnomalyDINO
+from robustad.errors import InputError
 
 
 def fitted(seed=0):
@@ -58,3 +60,15 @@ def test_compiled_scores_follow_the_bank():
     torch.testing.assert_close(compiled(IMAGE), made.patch_scores(IMAGE))
     made.load_state_dict(other.state_dict())
     torch.testing.assert_close(compiled(IMAGE), other.patch_scores(IMAGE))
+
+
+@pytest.mark.parametrize("value", [2.0, float("nan"), float("inf")])
+def test_a_saved_bank_that_is_not_of_unit_vectors(value):
+    made = fitted()
+    config = made.config().model_dump()
+    tensors = {name: at.clone() for name, at in made.saved_tensors().items()}
+    again = AnomalyDINO.from_config(config, tensors)
+    assert torch.equal(again.patch_scores(IMAGE), made.patch_scores(IMAGE))
+    tensors["bank"][3, 2] = value
+    with pytest.raises(InputError, match=r"^bank: expected finite vectors of length 1 \(or 0\)$"):
+        AnomalyDINO.from_config(config, tensors)
