@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-PACKAGES = ("robustad", "torch", "numpy", "scikit-learn", "scipy", "faiss-cpu", "torchmetrics")
+PACKAGES = (
+    "robustad",
+    "torch",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "faiss-cpu",
+    "torchmetrics",
+    "anomalib",
+)
 
 
 def installed(package: str) -> str | None:

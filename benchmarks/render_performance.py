@@ -19,16 +19,23 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 OURS = "robustad"
-KEPT = ("items", "flops", "bytes", "extra_memory", "peak_memory", "dtype", "device", "k")
-INTRODUCTION = """# Performance
-
-Made by `python benchmarks/render_performance.py` from `benchmarks/results/performance_*.json`; do
-not edit by hand. All rows of a table come from one run on one machine; times are medians. `x` says
-how many times longer than robustad an implementation takes: above 1, robustad is faster. `of the
-roof` is the share of what the machine can do that was reached: arithmetic against torch's own
-float32 matrix product, memory traffic against a copy, both measured in the same run, whichever
-limits more. (The coarse pass of `cosine_nn` multiplies 16-bit integers or bfloat16, so it can go
-beyond a float32 roof.) Every benchmark asserts that its results are right."""
+KEPT = ("items", "flops", "bytes", "extra_memory", "peak_bytes", "dtype", "device", "k")
+INTRODUCTION = (
+    "# Performance\n\n"
+    "Made by `python benchmarks/render_performance.py` from `benchmarks/results/performance_*.json`; "
+    "do not edit by hand. All rows of a table come from one run on one machine, which did nothing "
+    "else; times are medians. `x` says how many times longer than robustad an implementation takes: "
+    "above 1, robustad is faster.\n\n"
+    "`of the roof` is the share of what the machine can do that was reached: arithmetic against "
+    "torch's own float32 matrix product, memory traffic against a copy of 128 MB, both measured "
+    "beside the rest, whichever limits more. It can exceed 100%: the coarse pass of `cosine_nn` "
+    "multiplies 16-bit integers (or bfloat16) instead of float32, and a bank that fits a cache is "
+    "read faster than memory.\n\n"
+    "`memory` is what a call takes beside its arguments, from the largest resident size of the "
+    "process (of the attention degree: of a process of its own). Every benchmark asserts that its "
+    "results are right. The instruction set in a row's name was forced; plain `robustad` is what a "
+    "user gets."
+)
 
 
 def condense(run: dict[str, Any]) -> dict[str, Any]:
@@ -85,14 +92,14 @@ def reached(row: dict[str, Any], roof: dict[str, float]) -> str:
 
 def memory(row: dict[str, Any]) -> str:
     """Memory beside the arguments in MB, where it was measured."""
-    used = row.get("extra_memory", row.get("peak_memory"))
+    used = row.get("extra_memory", row.get("peak_bytes"))
     return f"{used / 1e6:.3g}" if used else "-"
 
 
 def table(rows: list[dict[str, Any]], roof: dict[str, float]) -> str:
     """One group, the fastest first."""
     base = next((row["median"] for row in rows if row["impl"] == OURS), None)
-    measured = any("extra_memory" in row or "peak_memory" in row for row in rows)
+    measured = any("extra_memory" in row or "peak_bytes" in row for row in rows)
     columns = ["", "median", "x", "of the roof"] + ["memory, MB"] * measured
     lines = [columns, ["---"] + ["---:"] * (len(columns) - 1)]
     for row in sorted(rows, key=lambda row: row["median"]):
