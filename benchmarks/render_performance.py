@@ -23,8 +23,8 @@ KEPT = ("items", "flops", "bytes", "extra_memory", "peak_bytes", "dtype", "devic
 INTRODUCTION = (
     "# Performance\n\n"
     "Made by `python benchmarks/render_performance.py` from the files "
-    "`benchmarks/results/performance_*.json`; do not edit by hand. All rows of a table come from one "
-    "run on one machine, which did nothing else; times are medians. `x` says how many times longer "
+    "`benchmarks/results/performance_*.json`; do not edit by hand. All rows of a table come from "
+    "one run on one machine, which did nothing else; times are medians. `x` says how many times longer "
     "than robustad an implementation takes: above 1, robustad is faster.\n\n"
     "`of the roof` is the share of what the machine can do that was reached: arithmetic against "
     "torch's own float32 matrix product, memory traffic against a copy of 128 MB, both measured "
