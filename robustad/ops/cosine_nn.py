@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Self
 
 import torch
@@ -157,7 +158,8 @@ def _check(queries: Tensor, bank: Tensor, k: int, temperature: float | None) -> 
         raise InputError(
             f"queries and bank: expected one device, got {queries.device} and {bank.device}"
         )
-    if not 1 <= k <= bank.shape[0]:
+    whole = isinstance(k, Integral | torch.SymInt)
+    if not whole or not 1 <= k <= bank.shape[0]:
         raise InputError(f"k: expected 1..{bank.shape[0]} (the bank's rows), got {k}")
     if temperature is not None and not 0 < temperature < math.inf:
         raise InputError(f"temperature: expected a positive number, got {temperature}")

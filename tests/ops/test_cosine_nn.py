@@ -338,7 +338,7 @@ def test_a_bank_that_is_not_finite(value):
 
 def test_other_errors():
     queries, bank = vectors(5, 4), vectors(30, 4)
-    for k in (0, 31, -1):
+    for k in (0, 31, -1, 2.0):
         with pytest.raises(InputError, match=rf"^k: expected 1..30 \(the bank's rows\), got {k}$"):
             cosine_nn(queries, bank, k)
     with pytest.raises(InputError, match=r"^queries and bank: expected the same D, got 4 and 5$"):
