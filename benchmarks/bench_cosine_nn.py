@@ -136,6 +136,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor], Search]] = {
 }
 # The largest error of a distance, and of the choice of a row.
 TOLERANCE = {"torch blocked bf16": (2e-2, 2e-2), "anomalib": (1e-3, 1e-3)}
+SMALL = 2**20  # up to here a search takes milliseconds
 LARGE = 2**28  # a matrix of similarities of more entries than this is not formed
 
 
@@ -178,7 +179,7 @@ def test_cosine_nn(benchmark: Any, impl: str, vectors: tuple[Tensor, Tensor, Ten
         before = reset_peak_memory()
         search(queries)
         extra = max(0, status_bytes("VmHWM") - before)
-    rounds = 3 if rows * size > LARGE else 7
+    rounds = 3 if rows * size > LARGE else 7 if rows * size > SMALL else 50
     distances, indices = benchmark.pedantic(search, (queries,), rounds=rounds, warmup_rounds=1)
     nearest = exact.min(dim=1).values
     of_distance, of_choice = TOLERANCE.get(impl, (2e-6, 1e-6))
