@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustad import _C
 from robustad.errors import InputError
-from robustad.ops._eager import is_plain
+from robustad.ops._eager import is_plain, is_transformed
 from robustad.ops._library import register
 from robustad.ops.reference.topk_mean import resolve_k, select_torch, spread_torch
 
@@ -61,7 +61,9 @@ def topk_mean(
     -----
     `H_0.01` of the few-shot study (section 3.1) is `k=0.01`. NaN counts as the largest value, so a
     row with one has the mean NaN. Autocast leaves the dtype as it is. Results do not depend on the
-    number of threads. The operator behind it is `torch.ops.robustad.topk_mean`.
+    number of threads. The operator behind it is `torch.ops.robustad.topk_mean`; under `torch.func`
+    transforms and forward-mode differentiation plain torch operations run in its place, which give
+    derivatives of any kind and order.
 
     Examples
     --------
@@ -93,7 +95,9 @@ def topk_mean(
         fraction = k if isinstance(k, float) else 0.0
     selection = (weights, count, fraction, ties == "shared")
     means: Tensor
-    if not is_plain(scores) or not (weights is None or is_plain(weights)):
+    if is_transformed():
+        means = select_torch(scores, *selection)[0]
+    elif not is_plain(scores) or not (weights is None or is_plain(weights)):
         means = TOPK_MEAN(scores, *selection)[0]
     elif scores.requires_grad and torch.is_grad_enabled():
         means = _Eager.apply(scores, selection)
@@ -188,9 +192,8 @@ class _Eager(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
         scores, weights = ctx.saved_tensors
         # Only what is to be differentiated again needs the operator.
-        step = (
-            TOPK_MEAN_BACKWARD if torch.is_grad_enabled() or not is_plain(grads[0]) else _backward
-        )
+        again = torch.is_grad_enabled() or not is_plain(grads[0])
+        step = spread_torch if is_transformed() else TOPK_MEAN_BACKWARD if again else _backward
         return step(grads[0], scores, weights, ctx.state), None
 
 
