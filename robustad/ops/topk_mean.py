@@ -16,6 +16,7 @@ from robustad.ops.reference.topk_mean import resolve_k, select_torch, spread_tor
 # As in csrc/topk_mean.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 STATE = 4
+LARGEST = 2**31 - 1
 
 
 def topk_mean(
@@ -29,7 +30,7 @@ def topk_mean(
 
     Parameters
     ----------
-    scores : Tensor, (B, N), floating point
+    scores : Tensor, (B, N), floating point of 16 bits at least
         Patch scores.
     k : int or float
         A count in 1..N, or a fraction in (0, 1] of N, with `weights` of the row's valid entries:
@@ -37,8 +38,9 @@ def topk_mean(
     weights : Tensor, (B, N) or (N,), bool or floating point, default all 1
         Entries whose weight is not above 0 (or False) are never selected, whatever their score.
         The others are selected by score alone, and their mean is weighted. A row with fewer than
-        `k` valid entries uses all of them; one with none has the mean NaN and no gradient. Weights
-        are taken in float32 and treated as constants: they get no gradient.
+        `k` valid entries uses all of them; one with none, or that selects one of infinite weight,
+        has the mean NaN and a gradient of zero. Weights are taken in float32 and treated as
+        constants: they get no gradient.
     ties : {"first", "shared"}, default "first"
         Which of the entries equal to the smallest selected value are selected when not all can be:
         those of the lowest columns, or each of them for an equal part. That decides where the
@@ -79,6 +81,7 @@ def topk_mean(
         scores.ndim != 2
         or not scores.is_floating_point()
         or scores.shape[1] < 1
+        or scores.dtype.itemsize < 2  # torch promotes no smaller ones
         or scores.layout is not torch.strided
     ):
         raise InputError(
@@ -109,10 +112,12 @@ def topk_mean(
 def _fitting(weights: Tensor, scores: Tensor) -> Tensor:
     """Weights as a (B, N) float32 constant."""
     kind = weights.dtype == torch.bool or weights.is_floating_point()
+    kind = kind and weights.layout is torch.strided
     if not kind or tuple(weights.shape) not in (tuple(scores.shape), tuple(scores.shape[1:])):
         raise InputError(
             f"weights: expected a bool or floating-point tensor of shape {tuple(scores.shape)} or "
             f"{tuple(scores.shape[1:])}, got {tuple(weights.shape)} of {weights.dtype}"
+            + ("" if weights.layout is torch.strided else f", {weights.layout}")
         )
     if weights.device != scores.device:
         raise InputError(
@@ -136,6 +141,10 @@ def _place(scores: Tensor) -> tuple[ModuleType | None, tuple[int, ...]]:
     """Find the kernels, and what they want besides: threads, or a device and its stream."""
     if scores.is_cpu:
         return _C, (torch.get_num_threads(),)
+    rows, columns = scores.shape
+    # A grid has fewer blocks, one for 1024 scores at most, and blocks count in 32 bits.
+    if columns > LARGEST or rows * (columns // 1024 + 1) > LARGEST:
+        return None, ()
     device = scores.device
     return cuda_module(), (device.index, torch.cuda.current_stream(device).cuda_stream)
 
