@@ -380,7 +380,7 @@ def test_a_count_below_one_of_an_unknown_length():
             return topk_mean(values, 0)
 
     columns = torch.export.Dim("columns", min=2)
-    with pytest.raises(InputError, match="^k: expected a count of at least 1, got 0"):
+    with pytest.raises(InputError, match=r"^k: expected a count of at least 1, got 0"):
         torch.export.export(
             Pooled(), (torch.zeros(2, 10),), dynamic_shapes=[{1: columns}], strict=False
         )
