@@ -65,7 +65,8 @@ def topk_mean(
     row with one has the mean NaN. Autocast leaves the dtype as it is. Results do not depend on the
     number of threads. The operator behind it is `torch.ops.robustad.topk_mean`; under `torch.func`
     transforms and forward-mode differentiation plain torch operations run in its place, which give
-    derivatives of any kind and order.
+    derivatives of any kind and order. Not so in functions compiled with the transform inside: there
+    reverse mode fails and forward mode gives tangents of zero.
 
     Examples
     --------
