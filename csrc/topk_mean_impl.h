@@ -20,6 +20,8 @@ constexpr int kGroup = 16;
 constexpr std::int64_t kMaximaPerScore = 4;
 // How many more scores than k may lie above the bound: k / kSlack.
 constexpr std::int64_t kSlack = 4;
+// Entries counted in 32 bits at a time.
+constexpr std::int64_t kCounted = 1 << 30;
 
 // Keys of a row, vector by vector; lanes beyond its end and of weight 0 are kNone.
 template <class V, class T, bool kWeighted>
@@ -162,9 +164,14 @@ void forward_row(const TopkMean& task, std::int64_t row, T* mean, double* state,
 
     std::int64_t valid = n;
     if (kWeighted) {
-        std::int32_t positive = 0;
-        for (std::int64_t i = 0; i < n; ++i) positive += weights[i] > 0;
-        valid = positive;
+        valid = 0;
+        // 32-bit counts fill registers better, for as long as they cannot overflow
+        for (std::int64_t start = 0; start < n; start += kCounted) {
+            const std::int64_t end = n - start < kCounted ? n : start + kCounted;
+            std::int32_t positive = 0;
+            for (std::int64_t i = start; i < end; ++i) positive += weights[i] > 0;
+            valid += positive;
+        }
     }
     const std::int64_t k = count_of(task.k, task.fraction, valid);
     if (k == 0) {

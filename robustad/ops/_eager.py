@@ -1,6 +1,7 @@
 """When an operator may run its kernel at once instead of asking torch's dispatcher for it."""
 
 from torch import _C, Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
@@ -29,8 +30,24 @@ def is_plain(tensor: Tensor) -> bool:
         and (type(tensor) is Tensor or type(tensor) is Parameter)
         and (tensor.is_cpu or tensor.is_cuda)
         and not tensor.is_neg()
+        and not tensor._is_zerotensor()
         and not modes()
         and transform() is None
         and not is_batched(tensor)
         and not is_tracing()
     )
+
+
+def is_transformed() -> bool:
+    """Whether a `torch.func` transform or forward-mode differentiation is at work.
+
+    They need operations that they know: a registered operator has no forward derivative, and torch
+    would take it for a constant without a word.
+
+    Examples
+    --------
+    >>> import torch
+    >>> is_transformed(), torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(2))
+    (False, tensor([1., 1.]))
+    """
+    return not is_compiling() and (transform() is not None or forward_ad._current_level >= 0)

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from robustad import _C
 from robustad.errors import InputError
-from robustad.ops._eager import is_plain
+from robustad.ops._eager import is_plain, is_transformed
 from robustad.ops._library import register
 from robustad.ops.reference.topk_mean import resolve_k, select_torch, spread_torch
 
 # As in csrc/topk_mean.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 STATE = 4
+LARGEST = 2**31 - 1
 
 
 def topk_mean(
@@ -29,7 +30,7 @@ def topk_mean(
 
     Parameters
     ----------
-    scores : Tensor, (B, N), floating point
+    scores : Tensor, (B, N), floating point of 16 bits at least
         Patch scores.
     k : int or float
         A count in 1..N, or a fraction in (0, 1] of N, with `weights` of the row's valid entries:
@@ -37,8 +38,9 @@ def topk_mean(
     weights : Tensor, (B, N) or (N,), bool or floating point, default all 1
         Entries whose weight is not above 0 (or False) are never selected, whatever their score.
         The others are selected by score alone, and their mean is weighted. A row with fewer than
-        `k` valid entries uses all of them; one with none has the mean NaN and no gradient. Weights
-        are taken in float32 and treated as constants: they get no gradient.
+        `k` valid entries uses all of them; one with none, or that selects one of infinite weight,
+        has the mean NaN and a gradient of zero. Weights are taken in float32 and treated as
+        constants: they get no gradient.
     ties : {"first", "shared"}, default "first"
         Which of the entries equal to the smallest selected value are selected when not all can be:
         those of the lowest columns, or each of them for an equal part. That decides where the
@@ -61,7 +63,10 @@ def topk_mean(
     -----
     `H_0.01` of the few-shot study (section 3.1) is `k=0.01`. NaN counts as the largest value, so a
     row with one has the mean NaN. Autocast leaves the dtype as it is. Results do not depend on the
-    number of threads. The operator behind it is `torch.ops.robustad.topk_mean`.
+    number of threads. The operator behind it is `torch.ops.robustad.topk_mean`; under `torch.func`
+    transforms and forward-mode differentiation plain torch operations run in its place, which give
+    derivatives of any kind and order. Not so in functions compiled with the transform inside: there
+    reverse mode fails and forward mode gives tangents of zero.
 
     Examples
     --------
@@ -77,6 +82,7 @@ def topk_mean(
         scores.ndim != 2
         or not scores.is_floating_point()
         or scores.shape[1] < 1
+        or scores.dtype.itemsize < 2  # torch promotes no smaller ones
         or scores.layout is not torch.strided
     ):
         raise InputError(
@@ -93,7 +99,9 @@ def topk_mean(
         fraction = k if isinstance(k, float) else 0.0
     selection = (weights, count, fraction, ties == "shared")
     means: Tensor
-    if not is_plain(scores) or not (weights is None or is_plain(weights)):
+    if is_transformed():
+        means = select_torch(scores, *selection)[0]
+    elif not is_plain(scores) or not (weights is None or is_plain(weights)):
         means = TOPK_MEAN(scores, *selection)[0]
     elif scores.requires_grad and torch.is_grad_enabled():
         means = _Eager.apply(scores, selection)
@@ -105,10 +113,12 @@ def topk_mean(
 def _fitting(weights: Tensor, scores: Tensor) -> Tensor:
     """Weights as a (B, N) float32 constant."""
     kind = weights.dtype == torch.bool or weights.is_floating_point()
+    kind = kind and weights.layout is torch.strided
     if not kind or tuple(weights.shape) not in (tuple(scores.shape), tuple(scores.shape[1:])):
         raise InputError(
             f"weights: expected a bool or floating-point tensor of shape {tuple(scores.shape)} or "
             f"{tuple(scores.shape[1:])}, got {tuple(weights.shape)} of {weights.dtype}"
+            + ("" if weights.layout is torch.strided else f", {weights.layout}")
         )
     if weights.device != scores.device:
         raise InputError(
@@ -132,6 +142,10 @@ def _place(scores: Tensor) -> tuple[ModuleType | None, tuple[int, ...]]:
     """Find the kernels, and what they want besides: threads, or a device and its stream."""
     if scores.is_cpu:
         return _C, (torch.get_num_threads(),)
+    rows, columns = scores.shape
+    # A grid has fewer blocks, one for 1024 scores at most, and blocks count in 32 bits.
+    if columns > LARGEST or rows * (columns // 1024 + 1) > LARGEST:
+        return None, ()
     device = scores.device
     return cuda_module(), (device.index, torch.cuda.current_stream(device).cuda_stream)
 
@@ -188,9 +202,8 @@ class _Eager(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
         scores, weights = ctx.saved_tensors
         # Only what is to be differentiated again needs the operator.
-        step = (
-            TOPK_MEAN_BACKWARD if torch.is_grad_enabled() or not is_plain(grads[0]) else _backward
-        )
+        again = torch.is_grad_enabled() or not is_plain(grads[0])
+        step = spread_torch if is_transformed() else TOPK_MEAN_BACKWARD if again else _backward
         return step(grads[0], scores, weights, ctx.state), None
 
 

@@ -11,7 +11,7 @@ from robustad import _C
 from robustad.errors import InputError
 from robustad.ops import resolve_k, topk_mean
 from robustad.ops.reference.topk_mean import select_torch, spread_torch, topk_mean_torch
-from robustad.ops.topk_mean import TOPK_MEAN, TOPK_MEAN_BACKWARD
+from robustad.ops.topk_mean import TOPK_MEAN, TOPK_MEAN_BACKWARD, _place
 
 INF = math.inf
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -368,6 +368,29 @@ def test_counts_out_of_range(k):
         topk_mean(torch.zeros(2, 10), k)
 
 
+@pytest.mark.parametrize("k", [True, "2", None, np.float32(0.5), torch.tensor(0.5)])
+def test_neither_a_count_nor_a_fraction(k):
+    with pytest.raises(InputError, match=r"^k: expected a count \(int\) or a fraction \(float\), "):
+        topk_mean(torch.zeros(2, 10), k)
+
+
+def test_a_count_below_one_of_an_unknown_length():
+    class Pooled(torch.nn.Module):
+        def forward(self, values):
+            return topk_mean(values, 0)
+
+    columns = torch.export.Dim("columns", min=2)
+    with pytest.raises(InputError, match=r"^k: expected a count of at least 1, got 0"):
+        torch.export.export(
+            Pooled(), (torch.zeros(2, 10),), dynamic_shapes=[{1: columns}], strict=False
+        )
+
+
+@pytest.mark.parametrize("shape", [(2, 2**31), (2**31, 3), (2**21, 2**20)])
+def test_what_a_grid_cannot_hold_is_left_to_torch(shape):
+    assert _place(torch.empty(shape, device="meta")) == (None, ())
+
+
 @pytest.mark.parametrize("k", [0.0, -0.1, 1.01, 5.0, math.nan, INF])
 def test_fractions_out_of_range(k):
     with pytest.raises(
@@ -384,6 +407,7 @@ def test_fractions_out_of_range(k):
         (torch.zeros(2, 0), r"\(2, 0\) of torch.float32"),
         (torch.zeros(2, 3, dtype=torch.int64), r"\(2, 3\) of torch.int64"),
         (torch.zeros(2, 3, dtype=torch.bool), r"\(2, 3\) of torch.bool"),
+        (torch.zeros(2, 3).to(torch.float8_e4m3fn), r"\(2, 3\) of torch.float8_e4m3fn"),
     ],
 )
 def test_scores_of_another_kind(values, got):

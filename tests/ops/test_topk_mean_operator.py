@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from robustad.export.translations import translation_table
 from robustad.ops import topk_mean
@@ -137,3 +138,51 @@ def test_without_kernels_the_reference_runs(monkeypatch):
         both(values, 0.1, weights=weights, ties="shared"), expected, strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("keywords", [{}, {"weights": torch.tensor([1.0, 0.0, 2.0, 1.0, 0.5])}])
+def test_function_transforms(dtype, keywords):
+    values = scores(3, 5, dtype)
+    means, expected = both(values, 2, **keywords)
+
+    def total(of):
+        return topk_mean(of, 2, **keywords).sum()
+
+    def one(row):
+        return topk_mean(row[None], 2, **keywords)[0]
+
+    torch.testing.assert_close(torch.func.grad(total)(values), expected)
+    torch.testing.assert_close(torch.func.vmap(one)(values), means)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(one))(values), expected)
+    jacobian = torch.stack([torch.diag(column) for column in expected.T], dim=2)
+    for way in (torch.func.jacrev, torch.func.jacfwd):
+        torch.testing.assert_close(way(lambda of: topk_mean(of, 2, **keywords))(values), jacobian)
+    hessian = torch.func.hessian(lambda row: one(row) ** 2)(values[0])
+    torch.testing.assert_close(hessian, 2 * torch.outer(expected[0], expected[0]))
+
+
+def test_forward_mode_is_not_lost():
+    values, direction = scores(3, 40), scores(3, 40, seed=1)
+    expected = (both(values, 4)[1] * direction).sum(dim=1)
+    for point in (values, values.clone().requires_grad_()):
+        with forward_ad.dual_level():
+            means = topk_mean(forward_ad.make_dual(point, direction), 4)
+            torch.testing.assert_close(forward_ad.unpack_dual(means).tangent, expected)
+
+
+def test_forward_mode_through_the_gradient():
+    values = scores(3, 40).requires_grad_()
+    means = topk_mean(values, 4)
+    with forward_ad.dual_level():
+        grad = forward_ad.make_dual(torch.ones(3), torch.tensor([1.0, 2.0, 3.0]))
+        (spread,) = torch.autograd.grad(means, values, grad)
+        tangent = forward_ad.unpack_dual(spread).tangent
+    torch.testing.assert_close(tangent.sum(dim=1), torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_zero_tensors_have_no_memory():
+    assert topk_mean(torch._efficientzerotensor((3, 7)), 2).tolist() == [0.0] * 3
+    values = scores(3, 7).requires_grad_()
+    topk_mean(values, 2).backward(torch._efficientzerotensor((3,)))
+    assert values.grad.tolist() == [[0.0] * 7] * 3

@@ -80,12 +80,21 @@ def test_ties_shared_or_first():
         (torch.ones(2, 4), r"\(2, 4\) of torch.float32"),
         (torch.ones(2), r"\(2,\) of torch.float32"),
         (torch.ones(2, 3, dtype=torch.int64), r"\(2, 3\) of torch.int64"),
+        (torch.ones(2, 3).to_sparse(), r"\(2, 3\) of torch.float32, torch.sparse_coo"),
     ],
 )
 def test_weights_of_another_kind(weights, got):
     expected = r"^weights: expected a bool or floating-point tensor of shape \(2, 3\) or \(3,\)"
     with pytest.raises(InputError, match=rf"{expected}, got {got}$"):
         topk_mean(torch.zeros(2, 3), 1, weights=weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_infinite_weight_has_no_gradient(dtype):
+    weights = torch.tensor([1.0, INF, 1.0])
+    means, gradient = both(torch.tensor([[1.0, 3.0, 2.0]], dtype=dtype), 2, weights=weights)
+    assert means.isnan().all()
+    assert gradient.tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_weights_on_another_device():

@@ -1,5 +1,6 @@
 """Torch reference of `ops.topk_mean`; also what runs where there is no kernel, as for float64."""
 
+from operator import index
 from typing import Any, cast
 
 import torch
@@ -21,7 +22,7 @@ def resolve_k(k: int | float, n: int | torch.SymInt) -> int:
     Raises
     ------
     InputError
-        If a count is not in 1..n or a fraction not in (0, 1].
+        If a count is not in 1..n, a fraction not in (0, 1], or `k` neither.
 
     Examples
     --------
@@ -35,9 +36,25 @@ def resolve_k(k: int | float, n: int | torch.SymInt) -> int:
         if isinstance(n, int):
             return max(1, int(k * n + 1e-9))
         return cast(int, torch.sym_max(1, torch.sym_int(k * n + 1e-9)))
-    if isinstance(n, int) and not 1 <= k <= n:
-        raise InputError(f"k: expected a count in 1..{n}, got {k}")
-    return k
+    plain = isinstance(k, int | torch.SymInt) and not isinstance(k, bool)
+    count = k if plain else _whole(k)
+    if isinstance(n, int) and not 1 <= count <= n:
+        raise InputError(f"k: expected a count in 1..{n}, got {count}")
+    if isinstance(count, int) and count < 1:
+        raise InputError(f"k: expected a count of at least 1, got {count}")
+    return count
+
+
+def _whole(k: Any) -> int:
+    """Take a count of another type than int, as NumPy's."""
+    try:
+        if not isinstance(k, bool):
+            return index(k)
+    except TypeError:
+        pass
+    raise InputError(
+        f"k: expected a count (int) or a fraction (float), got {k!r} of type {type(k).__name__}"
+    )
 
 
 def topk_mean_torch(scores: Tensor, k: int) -> Tensor:
@@ -129,7 +146,9 @@ def spread_torch(grad: Tensor, scores: Tensor, weights: Tensor | None, state: Te
     above, tied = _compared(scores.to(wide), valid, state[:, :1].to(wide))
     part = _parts(above, tied, weights, state)
     scale = grad.double() * state[:, 3]
-    return torch.where(part > 0, part * scale[:, None], 0.0).to(wide).to(scores.dtype)
+    # a scale of 0 is that of infinite weights too, for which it would give NaN
+    counts = (part > 0) & (state[:, 3:4] > 0)
+    return torch.where(counts, part * scale[:, None], 0.0).to(wide).to(scores.dtype)
 
 
 def _compared(values: Tensor, valid: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
