@@ -246,11 +246,15 @@ def _run(
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """Copy a tensor only if its head size is not the kernels', or rows do not lie in one piece."""
+    """Copy a tensor only if the kernels cannot read it where it lies.
+
+    They take their own head sizes, rows in one piece, and heads that 32-bit offsets span.
+    """
     missing = padded(x.shape[3]) - x.shape[3]
     if missing:
         return torch.nn.functional.pad(x, (0, missing))
-    return x if x.stride(3) == 1 else x.contiguous()
+    readable = x.stride(3) == 1 and x.shape[2] * x.stride(2) < 2**31
+    return x if readable else x.contiguous()
 
 
 def degree(

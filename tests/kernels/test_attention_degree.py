@@ -174,6 +174,14 @@ def test_inputs_of_any_stride():
     assert torch.equal(degree, kernels.degree(q, k, 0.05, 0.01, 0.25)[0])
 
 
+def test_heads_beyond_32_bit_offsets_are_copied():
+    # Tokens first, as in sequence-first models: 32768 tokens, 65536 elements apart.
+    far = torch.empty(32768, 64, 16, 64, device="meta").permute(1, 2, 0, 3)
+    assert kernels.laid_out(far).stride(2) == 64
+    near = far[:, :, :32767]
+    assert kernels.laid_out(near) is near
+
+
 def test_no_heads():
     q = torch.zeros(0, 2, 8, 16, device=DEVICE)
     assert kernels.degree(q, q, 0.1, 0.01, 0.25)[0].shape == (0, 2, 8)
