@@ -130,7 +130,9 @@ def forward(
             sums = sums * kept[:, None]
             sums = tl.dot(weights.to(v.dtype), v, sums, input_precision=PRECISION)
         top = new_top
-    patch_lse = top + tl.log2(total)
+    # Kept apart: of their log-sum-exp, equal scores would make less than 1 / N.
+    patch_top = top
+    patch_total = total
 
     if FUSED:
         # The prefix comes last: the degree needs a log-sum-exp that it is not part of.
@@ -157,6 +159,7 @@ def forward(
         lse = (top + tl.log2(total)) * LN2
         tl.store(lse_ptr + head * tokens + rows, lse, mask=rows < tokens)
 
+    inverse = tl.div_rn(tl.full((BLOCK_M,), 1.0, tl.float32), patch_total)
     degree = tl.zeros((BLOCK_M,), tl.float32)
     moment = tl.zeros((BLOCK_M,), tl.float32)
     squares = tl.zeros((BLOCK_M,), tl.float32)
@@ -169,8 +172,8 @@ def forward(
             z = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         else:
             z = products(q_ptr, rows, q_n, k_ptr, columns, k_n, tokens, HEAD, CHUNK, PRECISION)
-        z = z * scale2 - patch_lse[:, None]
-        s = tl.where(inside, tl.exp2(z), 0.0)
+        z = z * scale2 - patch_top[:, None]
+        s = tl.where(inside, tl.exp2(z) * inverse[:, None], 0.0)
         if SOFT:
             t = tl.where(inside, 1.0 / (1.0 + tl.exp2((delta - s) * slope2)), 0.0)
             degree += tl.sum(t, axis=1)
@@ -184,12 +187,13 @@ def forward(
     at = head * (tokens - prefix) + rows - prefix
     mask = (rows >= prefix) & (rows < tokens)
     tl.store(degree_ptr + at, degree, mask=mask)
-    tl.store(patch_lse_ptr + at, patch_lse * LN2, mask=mask)
+    log_total = tl.log2(patch_total)
+    tl.store(patch_lse_ptr + at, (patch_top + log_total) * LN2, mask=mask)
     if SOFT:
         tl.store(moment_ptr + at, moment, mask=mask)
     if STATISTICS:
         tl.store(effective_ptr + at, 1.0 / squares, mask=mask)
-        tl.store(entropy_ptr + at, -mean * LN2, mask=mask)
+        tl.store(entropy_ptr + at, (log_total - mean) * LN2, mask=mask)
 
 
 tuned_forward = tuned(forward, forward_tiles)
@@ -246,11 +250,15 @@ def _run(
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """Copy a tensor only if its head size is not the kernels', or rows do not lie in one piece."""
+    """Copy a tensor only if the kernels cannot read it where it lies.
+
+    They take their own head sizes, rows in one piece, and heads that 32-bit offsets span.
+    """
     missing = padded(x.shape[3]) - x.shape[3]
     if missing:
         return torch.nn.functional.pad(x, (0, missing))
-    return x if x.stride(3) == 1 else x.contiguous()
+    readable = x.stride(3) == 1 and x.shape[2] * x.stride(2) < 2**31
+    return x if readable else x.contiguous()
 
 
 def degree(

@@ -10,6 +10,9 @@ from robustad.errors import InputError
 from robustad.ops import _attention_degree_autograd as operators
 
 LARGEST_HEAD = 128
+# Far below the spacing of entries in float32; gradients are divided by it, and must stay finite.
+LEAST_TAU = 1e-20
+LARGEST_SCALE = torch.finfo(torch.float32).max
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -52,7 +55,7 @@ def attention_degree(
         Queries and keys of each head, on one device; d in 1..128. Any strides.
     delta : float in [0, 1]
         Threshold; the source takes 1 / N.
-    tau : float > 0, optional
+    tau : float >= 1e-20, optional
         Width of the soft count. By default the count is hard, and has no gradient.
     prefix_tokens : int in 0..N - 1, default 0
         Leading tokens (class token, registers) that are left out of rows and columns; what is left
@@ -79,6 +82,8 @@ def attention_degree(
     degree by at most `2 e / (4 tau)` besides the rounding of its sum: e is about
     `d * 2^-24 * scale * |q| |k|` where products are float32 (on GPUs: `tf32x3`, unless
     `torch.backends.cuda.matmul.allow_tf32`), also for 16-bit q and k, whose products are exact.
+    `torch.func.vmap` works, one item at a time; `torch.func.grad` is refused by torch, and
+    forward-mode derivatives (`torch.func.jvp`) are not carried through: they come out as zero.
     Under autocast, q and k are cast as attention's are. A row with a NaN or infinite score has a
     degree that means nothing.
 
@@ -225,10 +230,10 @@ def _check(
         )
     if not 0.0 <= delta <= 1.0:
         raise InputError(f"delta: expected a number in [0, 1], got {delta}")
-    if tau is not None and not (tau > 0.0 and math.isfinite(tau)):
-        raise InputError(f"tau: expected a positive number or None, got {tau}")
+    if tau is not None and not (tau >= LEAST_TAU and math.isfinite(tau)):
+        raise InputError(f"tau: expected a number of at least {LEAST_TAU} or None, got {tau}")
     if scale is None:
         return float(q.shape[3] ** -0.5)
-    if not math.isfinite(scale):
-        raise InputError(f"scale: expected a finite number, got {scale}")
+    if not abs(scale) <= LARGEST_SCALE:
+        raise InputError(f"scale: expected a finite number of float32's range, got {scale}")
     return scale

@@ -162,6 +162,13 @@ def test_a_gradient_below_the_range_of_float16_is_not_lost():
     assert (dq - exact).abs().max() <= 2.0**-8 * exact.abs().max() + 2.0**-24
 
 
+@pytest.mark.parametrize("tokens", [6, 11, 38, 64])
+def test_equal_scores_reach_a_threshold_of_one_in_n(tokens):
+    q = torch.zeros(1, 1, tokens + 1, 16, device=DEVICE)
+    assert (kernels.degree(q[:, :, 1:], q[:, :, 1:], 1 / tokens, None, 0.25)[0] == tokens).all()
+    assert (kernels.with_degree(q, q, q, 1 / tokens, None, 1, 0.25)[1] == tokens).all()
+
+
 def test_inputs_of_any_stride():
     q, k, v = torch.randn(2, 20, 3, 2, 16, device=DEVICE).permute(2, 0, 3, 1, 4)
     ours = kernels.with_degree(q, k, v, 0.05, 0.01, 1, 0.25)
@@ -172,6 +179,14 @@ def test_inputs_of_any_stride():
     assert across.stride(3) != 1
     degree = kernels.degree(across, k, 0.05, 0.01, 0.25)[0]
     assert torch.equal(degree, kernels.degree(q, k, 0.05, 0.01, 0.25)[0])
+
+
+def test_heads_beyond_32_bit_offsets_are_copied():
+    # Tokens first, as in sequence-first models: 32768 tokens, 65536 elements apart.
+    far = torch.empty(32768, 64, 16, 64, device="meta").permute(1, 2, 0, 3)
+    assert kernels.laid_out(far).stride(2) == 64
+    near = far[:, :, :32767]
+    assert kernels.laid_out(near) is near
 
 
 def test_no_heads():

@@ -348,6 +348,14 @@ def test_a_hard_count_has_no_gradient():
     assert (found.degree.requires_grad, found.entropy.requires_grad) == (False, True)
 
 
+def test_the_narrowest_soft_count_is_the_hard_one_and_has_finite_gradients():
+    q, k, v = (x.requires_grad_() for x in heads((1, 2, 30, 16)))
+    out, degree = attention_with_degree(q, k, v, 0.03, 1e-20)
+    assert torch.equal(degree, attention_degree(q, k, 0.03))
+    for grad in torch.autograd.grad(1e6 * degree.sum() + out.sum(), (q, k, v)):
+        assert grad.isfinite().all()
+
+
 def test_the_degree_alone_gives_values_no_gradient():
     q, k, v = (x.requires_grad_() for x in heads((1, 1, 8, 4)))
     grads = torch.autograd.grad(attention_with_degree(q, k, v, 0.1, 0.01)[1].sum(), (q, k, v))
@@ -466,6 +474,36 @@ def test_translated_to_onnx(tau, tmp_path):
         torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_translated_entropy_keeps_its_digits_where_scores_are_large(tmp_path):
+    ort = pytest.importorskip("onnxruntime")
+    from robustad.export.translations.attention_degree import TRANSLATIONS
+
+    class Entropy(torch.nn.Module):
+        def forward(self, q, k):
+            return attention_statistics(q, k, 0.05, scale=1.0).entropy
+
+    q, k = heads((1, 1, 20, 16), 2)
+    q[..., 0], k[..., 0] = 256.0, 256.0  # adds 65536 to all scores
+    q[..., 1:] = q[..., 1:].round()  # products that float32 holds exactly
+    k[..., 1:] = k[..., 1:].round()
+    program = torch.onnx.export(
+        Entropy().eval(),
+        (q, k),
+        dynamo=True,
+        opset_version=18,
+        custom_translation_table=TRANSLATIONS,
+        verbose=False,
+    )
+    program.save(tmp_path / "model.onnx")
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    (theirs,) = session.run(None, dict(zip(names, (q.numpy(), k.numpy()), strict=True)))
+    wanted = reference.attention_statistics(q.double(), k.double(), 0.05, scale=1.0)[2]
+    assert (torch.from_numpy(theirs) - wanted).abs().max() < 1e-5
+    assert (attention_statistics(q, k, 0.05, scale=1.0).entropy - wanted).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_autocast(device):
     q, k, v = heads((1, 2, 20, 16), device=device)
@@ -499,9 +537,14 @@ GOOD = torch.zeros(1, 2, 8, 16)
         ({"prefix_tokens": -1}, "prefix_tokens: .*got -1"),
         ({"delta": 1.5}, r"delta: expected a number in \[0, 1\], got 1.5"),
         ({"delta": NAN}, "delta: .*nan"),
-        ({"tau": 0.0}, "tau: expected a positive number or None, got 0.0"),
+        ({"tau": 0.0}, "tau: expected a number of at least 1e-20 or None, got 0.0"),
+        # 0 in float32, where it would count hard and leave the moment unwritten
+        ({"tau": 1e-46}, "tau: expected a number of at least 1e-20.*got 1e-46"),
+        ({"tau": -1.0}, "tau: .*got -1.0"),
         ({"tau": INF}, "tau: .*inf"),
-        ({"scale": NAN}, "scale: expected a finite number, got nan"),
+        ({"scale": NAN}, "scale: expected a finite number.*got nan"),
+        # infinite in float32
+        ({"scale": -1e39}, "scale: expected .* float32's range, got -1e"),
     ],
 )
 def test_arguments_are_checked(changes, message):

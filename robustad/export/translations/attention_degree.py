@@ -70,9 +70,11 @@ def attention_statistics(
     weights = op.Softmax(scores, axis=-1)
     degree, moment = _count(weights, delta, tau)
     effective = op.Reciprocal(op.ReduceSumSquare(weights, _last(), keepdims=0))
-    lse = _log_sum_exp(scores)
-    entropy = op.Sub(lse, op.ReduceSum(op.Mul(weights, scores), _last(), keepdims=0))
-    return degree, effective, entropy, lse, moment
+    # from the largest score down: a difference of large sums would lose the digits
+    shifted = op.Sub(scores, op.ReduceMax(scores, _last(), keepdims=1))
+    mean = op.ReduceSum(op.Mul(weights, shifted), _last(), keepdims=0)
+    entropy = op.Sub(_log_sum_exp(shifted), mean)
+    return degree, effective, entropy, _log_sum_exp(scores), moment
 
 
 def attention_with_degree(
