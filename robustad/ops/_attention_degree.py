@@ -167,7 +167,7 @@ def degree_backward_cpu(
 ) -> tuple[Tensor, Tensor]:
     q, k = _without_prefix(q, prefix), _without_prefix(k, prefix)
     batch, heads, n, d = q.shape
-    dq, dk = (torch.empty(q.shape, dtype=torch.float32) for _ in range(2))
+    dq, dk = (q.new_empty(q.shape, dtype=torch.float32) for _ in range(2))
     _run_backward_cpu(
         (batch * heads, n, 0, d),
         (scale, delta, tau),
@@ -192,7 +192,7 @@ def fused_backward_cpu(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, n, d = q.shape
-    dq, dk, dv = (torch.empty(q.shape, dtype=torch.float32) for _ in range(3))
+    dq, dk, dv = (q.new_empty(q.shape, dtype=torch.float32) for _ in range(3))
     _run_backward_cpu(
         (batch * heads, n, prefix, d),
         (scale, delta, tau),

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from robustad.errors import InputError
 from robustad.ops import _attention_degree_autograd as operators
+from robustad.ops._eager import is_transformed
+from robustad.ops.reference import attention_degree as reference
 
 LARGEST_HEAD = 128
 # Far below the spacing of entries in float32; gradients are divided by it, and must stay finite.
@@ -82,10 +84,8 @@ def attention_degree(
     degree by at most `2 e / (4 tau)` besides the rounding of its sum: e is about
     `d * 2^-24 * scale * |q| |k|` where products are float32 (on GPUs: `tf32x3`, unless
     `torch.backends.cuda.matmul.allow_tf32`), also for 16-bit q and k, whose products are exact.
-    `torch.func.vmap` works, one item at a time; `torch.func.grad` is refused by torch, and
-    forward-mode derivatives (`torch.func.jvp`) are not carried through: they come out as zero.
-    Under autocast, q and k are cast as attention's are. A row with a NaN or infinite score has a
-    degree that means nothing.
+    Under the transforms of `torch.func` and forward-mode differentiation the torch twin runs, and
+    the N x N matrix is formed.
 
     Source: PatchGuard (CVPR 2025), attention degree; its supplement, section C.2, for delta. The
     soft count is this library's.
@@ -101,6 +101,10 @@ def attention_degree(
     """
     q, k = _autocast(q, k)
     scale = _check({"q": q, "k": k}, delta, tau, prefix_tokens, scale)
+    if is_transformed():
+        return reference.attention_degree(
+            q, k, delta, tau, prefix_tokens=prefix_tokens, scale=scale
+        )
     degree: Tensor = operators.attention_degree(q, k, delta, tau, prefix_tokens, scale)[0]
     return degree
 
@@ -141,6 +145,12 @@ def attention_statistics(
     """
     q, k = _autocast(q, k)
     scale = _check({"q": q, "k": k}, delta, tau, prefix_tokens, scale)
+    if is_transformed():
+        return AttentionStatistics(
+            *reference.attention_statistics(
+                q, k, delta, tau, prefix_tokens=prefix_tokens, scale=scale
+            )
+        )
     made = operators.attention_statistics(q, k, delta, tau, prefix_tokens, scale)
     return AttentionStatistics(*made[:3])
 
@@ -187,6 +197,10 @@ def attention_with_degree(
     """
     q, k, v = _autocast(q, k, v)
     scale = _check({"q": q, "k": k, "v": v}, delta, tau, prefix_tokens, scale)
+    if is_transformed():
+        return reference.attention_with_degree(
+            q, k, v, delta, tau, prefix_tokens=prefix_tokens, scale=scale
+        )
     made = operators.attention_with_degree(q, k, v, delta, tau, prefix_tokens, scale)
     return made[0], made[1]
 

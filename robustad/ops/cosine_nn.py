@@ -10,7 +10,8 @@ from torch import Tensor
 
 from robustad.errors import InputError
 from robustad.ops import _cosine_nn
-from robustad.ops.reference.cosine_nn import unit_vectors
+from robustad.ops._eager import is_transformed
+from robustad.ops.reference.cosine_nn import cosine_nn_torch, unit_vectors
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def cosine_nn(
     `ROBUSTAD_COSINE_NN` (`amx`, `avx512vnni`, `avx512`, `avx2`, `portable`) forces one. On CUDA
     the kernels are Triton's.
 
+    Under the transforms of `torch.func` and forward-mode differentiation the torch twin runs.
+
     A vector of zeros has distance 1 to everything. A query with a NaN or infinity gets NaN
     distances and arbitrary rows. A bank with many near-duplicates of a query's nearest vector is
     searched correctly but slower, because all of them have to be compared in float32.
@@ -138,7 +141,10 @@ def cosine_nn(
     indices: Tensor
     # A float64 vector may be too long or too short for float32.
     narrow = unit_vectors(queries) if queries.dtype == torch.float64 else queries.float()
-    distances, indices = _cosine_nn.search(narrow, packed.unit, packed.coarse, packed.side, k)
+    if is_transformed():
+        distances, indices = cosine_nn_torch(narrow, packed.unit, k)
+    else:
+        distances, indices = _cosine_nn.search(narrow, packed.unit, packed.coarse, packed.side, k)
     if temperature is not None:
         smooth = torch.logsumexp(distances / -temperature, dim=1, keepdim=True) - math.log(k)
         distances = -temperature * smooth
