@@ -4,6 +4,8 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
+from markdown import table
+
 Result = dict[str, Any]
 
 
@@ -78,7 +80,7 @@ def markdown(result: Result) -> str:
         [name, one["status"], f"{one['seconds']:.0f} s", str(one.get("note", ""))]
         for name, one in result.get("steps", {}).items()
     ]
-    parts.append(_table(["step", "status", "time", "note"], steps))
+    parts.append(table(["step", "status", "time", "note"], steps))
     ceilings = result.get("ceilings", {})
     if ceilings:
         parts.append(
@@ -100,7 +102,7 @@ def markdown(result: Result) -> str:
             if row["group"] == group
         ]
         columns = ["", "median", "times as long as robustad", "of peak FLOP/s", "of bandwidth"]
-        parts += [f"## {group}", _table(columns, cells)]
+        parts += [f"## {group}", table(columns, cells)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -110,8 +112,3 @@ def _line(values: dict[str, Any]) -> str:
 
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.0f}%"
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
-    return "\n".join("| " + " | ".join(cells).replace("\n", " ") + " |" for cells in lines)

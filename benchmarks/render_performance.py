@@ -15,6 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import markdown
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
@@ -101,12 +105,12 @@ def table(rows: list[dict[str, Any]], roof: dict[str, float]) -> str:
     base = next((row["median"] for row in rows if row["impl"] == OURS), None)
     measured = any("extra_memory" in row or "peak_bytes" in row for row in rows)
     columns = ["", "median", "x", "of the roof"] + ["memory, MB"] * measured
-    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1)]
+    lines = []
     for row in sorted(rows, key=lambda row: row["median"]):
         ratio = f"{row['median'] / base:.2f}" if base else "-"
         cells = [row["impl"], seconds(row["median"]), ratio, reached(row, roof)]
         lines.append(cells + [memory(row)] * measured)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table(columns, lines)
 
 
 def machine_line(document: dict[str, Any]) -> str:

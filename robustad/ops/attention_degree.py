@@ -85,7 +85,8 @@ def attention_degree(
     `d * 2^-24 * scale * |q| |k|` where products are float32 (on GPUs: `tf32x3`, unless
     `torch.backends.cuda.matmul.allow_tf32`), also for 16-bit q and k, whose products are exact.
     Under the transforms of `torch.func` and forward-mode differentiation the torch twin runs, and
-    the N x N matrix is formed.
+    the N x N matrix is formed. Under autocast, q and k are cast as attention's are. A row with a
+    NaN or infinite score has a degree that means nothing.
 
     Source: PatchGuard (CVPR 2025), attention degree; its supplement, section C.2, for delta. The
     soft count is this library's.
