@@ -31,3 +31,7 @@ class VerificationError(RobustadError, RuntimeError):
 
 class MissingDependencyError(RobustadError, ImportError):
     """An optional dependency is needed for this call but not installed."""
+
+
+class TrainingError(RobustadError, RuntimeError):
+    """Training cannot go on from where it is; what was saved before is intact."""

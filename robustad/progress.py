@@ -62,10 +62,39 @@ def counter(description: str, *, enabled: bool = True) -> Iterator[Callable[[int
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _bar() -> "Progress":
+def _bar(*more: str) -> "Progress":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    columns += tuple(TextColumn(text) for text in more)
     return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def status(
+    description: str, total: int, *, enabled: bool = True
+) -> Iterator[Callable[[int, str], None]]:
+    """Give a function (done, text) that moves a progress bar with a line of figures.
+
+    Parameters
+    ----------
+    description : str
+        Shown before the bar.
+    total : int
+        Number of items.
+    enabled : bool, default True
+        False gives a function that shows nothing.
+
+    Yields
+    ------
+    callable
+        To be called with the number of items done and what is to be shown behind the bar.
+    """
+    if not enabled:
+        yield lambda done, text: None
+        return
+    with _bar("{task.fields[text]}") as progress:
+        task = progress.add_task(description, total=total, text="")
+        yield lambda done, text: progress.update(task, completed=done, text=text)

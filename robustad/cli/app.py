@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperCommand
 
 from robustad import __version__
-from robustad.cli import calibrate, data, demo, evaluate, export, fit, predict, reproduce
+from robustad.cli import calibrate, data, demo, evaluate, export, fit, predict, reproduce, train
 
 
 class ManyValues(TyperCommand):
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 app.command(cls=ManyValues)(demo.demo)
 app.command(cls=ManyValues)(fit.fit)
+app.command(cls=ManyValues)(train.train)
 app.command(cls=ManyValues)(evaluate.evaluate)
 app.command(cls=ManyValues)(calibrate.calibrate)
 app.command(cls=ManyValues)(predict.predict)

@@ -1,0 +1,7 @@
+"""Adversarial training of patch-wise detectors on pseudo-anomalies."""
+
+from robustad.training.config import TrainingConfig
+from robustad.training.presets import PRESETS, preset
+from robustad.training.train import train
+
+__all__ = ["PRESETS", "TrainingConfig", "preset", "train"]

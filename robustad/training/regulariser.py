@@ -1,0 +1,134 @@
+"""Attention that spreads: the degree regulariser, and the figures that show whether it works."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustad.errors import InputError
+from robustad.networks import Attention, PatchNetwork
+from robustad.ops import attention_degree, attention_statistics
+from robustad.training.config import RegulariserConfig
+
+
+class Spread(NamedTuple):
+    """How attention spreads, averaged over images, heads and rows.
+
+    Attributes
+    ----------
+    degree : float in [0, N]
+        Entries of at least 1 / N.
+    effective_degree : float in [1, N]
+        `1 / sum S^2`.
+    entropy : float in [0, log N]
+        In nats.
+    """
+
+    degree: float
+    effective_degree: float
+    entropy: float
+
+
+def layer_weights(config: RegulariserConfig, network: PatchNetwork) -> dict[str, float]:
+    """Names of the attention layers that are regularised, with their weights.
+
+    `last` becomes the body's last block; `discriminator` is left out where there is none.
+
+    Raises
+    ------
+    InputError
+        If the network has no such layer.
+    """
+    if config.term == "none" or config.weight == 0:
+        return {}
+    return {
+        name: weight
+        for layer, weight in config.layers.items()
+        if (name := resolve_layer(layer, network)) is not None
+    }
+
+
+def resolve_layer(layer: str, network: PatchNetwork) -> str | None:
+    """Find the name of an attention layer, `last` being the body's last block."""
+    blocks = [name for name in network.attention_layers if name != "discriminator"]
+    if layer == "last" and blocks:
+        return blocks[-1]
+    if layer in network.attention_layers:
+        return layer
+    if not network.attention_layers or layer == "discriminator":
+        return None
+    raise InputError(
+        f"regulariser.layers: expected some of last, {', '.join(network.attention_layers)}, "
+        f"got {layer!r}"
+    )
+
+
+def regulariser(
+    maps: Sequence[Attention], weights: Sequence[float], config: RegulariserConfig
+) -> Tensor:
+    """Penalty (B,) on narrow attention, one value an image.
+
+    Parameters
+    ----------
+    maps : sequence of Attention
+        Of the layers regularised.
+    weights : sequence of float
+        Of these layers.
+    config : RegulariserConfig
+        The term; its `weight` is applied here.
+
+    Returns
+    -------
+    Tensor, (B,), float32
+        0 for attention that is uniform.
+
+    Notes
+    -----
+    PatchGuard, section 4 and supplement C.2: a high attention degree bounds what a few tokens can
+    do. The soft degree and the entropy come from `robustad.ops` without an N x N matrix; `kl`
+    forms it, one layer at a time.
+    """
+    penalties = [weight * _penalty(one, config) for one, weight in zip(maps, weights, strict=True)]
+    return config.weight * torch.stack(penalties).sum(dim=0)
+
+
+def _penalty(one: Attention, config: RegulariserConfig) -> Tensor:
+    patches = one.q.shape[2] - one.prefix_tokens
+    if config.term == "degree":
+        delta = 1 / patches if config.delta is None else config.delta
+        degree = attention_degree(
+            one.q, one.k, delta, config.tau, prefix_tokens=one.prefix_tokens, scale=one.scale
+        )
+        return 1 - degree.mean(dim=(1, 2)) / patches
+    if config.term == "entropy":
+        found = attention_statistics(
+            one.q, one.k, 1 / patches, prefix_tokens=one.prefix_tokens, scale=one.scale
+        )
+        return math.log(patches) - found.entropy.mean(dim=(1, 2))
+    return _uniform_kl(one, config.renormalise) / (patches if config.per == "entry" else 1)
+
+
+def _uniform_kl(one: Attention, renormalise: bool) -> Tensor:
+    """KL(uniform || attention) (B,), averaged over heads and rows of patches."""
+    prefix, patches = one.prefix_tokens, one.q.shape[2] - one.prefix_tokens
+    scores = (one.q[:, :, prefix:].float() @ one.k.float().mT) * one.scale
+    inner = scores[..., prefix:]
+    total = torch.logsumexp(inner if renormalise else scores, dim=-1)
+    return (total - inner.mean(dim=-1) - math.log(patches)).mean(dim=(1, 2))
+
+
+@torch.no_grad()
+def spread(maps: Sequence[Attention]) -> dict[str, Spread]:
+    """Degree, effective degree and entropy of each layer, averaged over everything else."""
+    found = {}
+    for one in maps:
+        patches = one.q.shape[2] - one.prefix_tokens
+        statistics = attention_statistics(
+            one.q, one.k, 1 / patches, prefix_tokens=one.prefix_tokens, scale=one.scale
+        )
+        found[one.layer] = Spread(*(float(part.mean()) for part in statistics))
+    return found

@@ -1,0 +1,165 @@
+"""From normal images to a trained detector, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustad._files import write_text
+from robustad.data import Dataset, content_hash
+from robustad.detectors import PatchGuard
+from robustad.pseudo import PseudoAnomalies
+from robustad.training.checkpoint import Progress
+from robustad.training.config import TrainingConfig
+from robustad.training.distributed import processes
+from robustad.training.images import read_images
+from robustad.training.presets import preset, to_yaml
+from robustad.training.seeds import WEIGHTS, seeds
+from robustad.training.trainer import BEST, CHECKPOINT, FINAL, Trainer
+
+
+def train(
+    data: Dataset,
+    config: TrainingConfig | str | Path = "robust",
+    *,
+    out: str | Path,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    device: str = "cpu",
+    restart: bool = False,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> PatchGuard:
+    """Train PatchGuard adversarially on the normal images of a category.
+
+    Parameters
+    ----------
+    data : Dataset
+        Its `train` samples are used, nothing else.
+    config : TrainingConfig, str or Path, default "robust"
+        A configuration, or what `robustad.training.preset` takes.
+    out : str or Path
+        Folder for `detector.safetensors` (the result), `checkpoint.safetensors` (after every
+        epoch), `best.safetensors`, `config.yaml`, `log.csv` and `tensorboard/`. A run that was
+        stopped goes on where it was, to the same weights (on CPUs bit for bit).
+    overrides : mapping or sequence of str, optional
+        See `robustad.training.preset`.
+    device : str, default "cpu"
+        Where to train. Under `torchrun`, processes share the batches.
+    restart : bool, default False
+        Begin anew instead of going on.
+    progress : bool, default False
+        Show a progress bar.
+    say : callable, optional
+        Called with a line about each part.
+
+    Returns
+    -------
+    PatchGuard
+        In evaluation mode, on the device, with the weights of the best validation.
+
+    Raises
+    ------
+    InputError
+        If an option is out of range or a foreground is empty.
+    DataError
+        If images are missing, unreadable or fewer than two.
+    StateError
+        If `out` holds a checkpoint of another run.
+    TrainingError
+        If the loss stops being finite.
+    WeightsError
+        If weights cannot be had.
+
+    Notes
+    -----
+    PatchGuard (CVPR 2025), its supplement G for the `paper` preset. Where it differs from its
+    published code, see docs/training.md.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from robustad.data.surfaces import Surfaces
+    >>> images = Surfaces(size=64, train=6, test_good=1, per_defect=1).load("cloth")
+    >>> tiny = {"optimiser.epochs": 1, "network.image_size": 32, "attack.steps": 1,
+    ...         "optimiser.repeats": 1, "validation.steps": 1}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     detector = train(images, "fast", out=folder, overrides=tiny)
+    >>> detector.predict(images.test[0].image).score.shape
+    (1,)
+    """
+    if not isinstance(config, TrainingConfig):
+        config = preset(config, overrides)
+    elif overrides:
+        config = preset_of(config, overrides)
+    out = Path(out)
+    with processes(device) as here, torch.random.fork_rng(_gpus(here.device)):
+        if restart and here.first:
+            for name in (CHECKPOINT, BEST, FINAL):
+                (out / name).unlink(missing_ok=True)
+        here.wait()
+        torch.manual_seed(seeds(config.seed, WEIGHTS, count=1)[0])
+        detector = PatchGuard(
+            config.network,
+            config.weights,
+            top_k=config.score.top_k,
+            map_sigma=config.score.map_sigma,
+            map_radius=config.score.map_radius,
+        ).to(here.device)
+        images = read_images(
+            data,
+            detector.geometry,
+            config.foreground,
+            device=here.device,
+            progress=progress and here.first,
+        )
+        pseudo = PseudoAnomalies(
+            config.pseudo,
+            image_size=config.network.image_size,
+            dataset=data.name,
+            category=data.category,
+        )
+        trainer = Trainer(
+            detector,
+            images,
+            pseudo,
+            config,
+            out,
+            data_hash=content_hash(data),
+            processes=here,
+        )
+        if here.first:
+            write_text(out / "config.yaml", to_yaml(config))
+            say(_summary(trainer.progress, detector, len(trainer.images), trainer))
+        trainer.run(progress=progress)
+        detector.eval()
+        if here.first:
+            detector.save(out / FINAL)
+    return detector
+
+
+def preset_of(
+    config: TrainingConfig, overrides: Mapping[str, Any] | Sequence[str]
+) -> TrainingConfig:
+    """Override fields of a configuration; see `robustad.training.preset`."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "configuration.yaml"
+        path.write_text(to_yaml(config), encoding="utf-8")
+        return preset(path, overrides)
+
+
+def _gpus(device: torch.device) -> list[int]:
+    return [device.index or 0] if device.type == "cuda" else []
+
+
+def _summary(progress: Progress, detector: PatchGuard, images: int, trainer: Trainer) -> str:
+    parameters = sum(p.numel() for p in detector.network.parameters())
+    held_out = len(trainer.validation.images)
+    return (
+        f"{images} images to train on, {held_out} to validate on, "
+        f"{parameters / 1e6:.1f} M parameters"
+    )
