@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustad.backbones.timm_vit import register_normalisation
-from robustad.backbones.weights import RANDOM, build
+from robustad.backbones.weights import build
 from robustad.errors import InputError
 from robustad.networks.attention import SelfAttention
 from robustad.networks.base import Attention, PatchNetwork
 from robustad.networks.bigbird import BigBirdAttention
 from robustad.networks.config import NetworkConfig
 from robustad.networks.discriminator import Discriminator, PatchMLP
-
-PUBLISHED = "published"
+from robustad.networks.weights import named_weights
 
 
 class ViTNetwork(PatchNetwork):
@@ -166,32 +165,3 @@ def _timm_vit(config: NetworkConfig, weights: str | Path | None) -> Any:
     if model.attn_pool is not None:
         model.reset_classifier(0, "")
     return model.train()
-
-
-def named_weights(
-    config: NetworkConfig, weights: str | Path | None
-) -> tuple[str, str | Path | None]:
-    """Name and weights as `robustad.backbones.weights.build` takes them.
-
-    Raises
-    ------
-    InputError
-        If published weights are asked for, but not in their shape.
-    """
-    if weights is None or weights == RANDOM:
-        return config.body, RANDOM
-    base = config.body.split(".")[0]
-    by_name = weights == PUBLISHED or str(weights).split(".")[0] == base
-    if not by_name or Path(weights).is_file():
-        return config.body, weights
-    if config.shrinking or config.layer_scale is None:
-        raise InputError(
-            f"weights: {weights!r} are for {base} as it is, but the configuration changes "
-            f"{', '.join(config.shrinking) or 'layer_scale'}"
-        )
-    return (config.body if weights == PUBLISHED else str(weights)), None
-
-
-def plain_normalisation(module: nn.Module) -> None:
-    """Register ImageNet's channel mean and standard deviation."""
-    register_normalisation(module, {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
