@@ -28,3 +28,33 @@ def toy() -> Toy:
 @pytest.fixture
 def make_toy() -> type[Toy]:
     return Toy
+
+
+TINY = {
+    "network.image_size": 32,
+    "network.depth": 1,
+    "network.embed_dim": 32,
+    "network.num_heads": 2,
+    "network.discriminator_hidden": 32,
+    "optimiser.epochs": 3,
+    "optimiser.repeats": 1,
+    "optimiser.batch_size": 3,
+    "attack.steps": 2,
+    "validation.every": 1,
+    "validation.steps": 1,
+    "validation.draws": 1,
+    "validation.patience": None,
+}
+
+
+@pytest.fixture
+def tiny() -> dict[str, object]:
+    """A run of a second or two."""
+    return dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def images():
+    from robustad.data.surfaces import Surfaces
+
+    return Surfaces(size=64, train=7, test_good=3, per_defect=1).load("tray")
