@@ -96,3 +96,29 @@ def test_a_layer_that_is_not_there(toy):
     toy.attention_layers = ("block 1", "discriminator")
     with pytest.raises(InputError, match=r"some of last, block 1, discriminator, got 'block 6'"):
         resolve_layer("block 6", toy)
+
+
+@pytest.mark.parametrize("term", ["degree", "kl", "entropy"])
+def test_sparse_attention_with_all_columns_is_dense(term):
+    one = drawn()
+    everything = one._replace(allowed=torch.ones(11, 11, dtype=torch.bool))
+    config = RegulariserConfig(term=term, weight=1.0, delta=0.1, tau=0.02)
+    torch.testing.assert_close(
+        regulariser([everything], [1.0], config),
+        regulariser([one], [1.0], config),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    for a, b in zip(spread([everything])["block 1"], spread([one])["block 1"], strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_sparse_attention_is_uniform_over_what_it_sees():
+    zero = torch.zeros(1, 2, 6, 4)
+    allowed = torch.eye(6, dtype=torch.bool) | torch.eye(6, dtype=torch.bool).roll(1, 1)
+    one = Attention("block 1", zero, zero, 0, 0.5, allowed)
+    for term in ("kl", "entropy"):
+        config = RegulariserConfig(term=term, weight=1.0)
+        assert regulariser([one], [1.0], config).abs().max() < 1e-6
+    assert spread([one])["block 1"].effective_degree == pytest.approx(2)
+    assert spread([one])["block 1"].degree == 2
