@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from robustad import data, metrics, ops, runtime
     from robustad.attacks import AttackResult, attack
     from robustad.calibration import Platt, calibrate
-    from robustad.detectors import AnomalyDINO, Detector, PatchScorer, load
+    from robustad.detectors import AnomalyDINO, Detector, PatchGuard, PatchScorer, load
     from robustad.errors import RobustadError
     from robustad.evaluation import Evaluation, evaluate
     from robustad.export import export_onnx, verify
@@ -26,6 +26,7 @@ _HOME = {
     "AttackResult": "robustad.attacks",
     "Detector": "robustad.detectors",
     "Evaluation": "robustad.evaluation",
+    "PatchGuard": "robustad.detectors",
     "PatchScorer": "robustad.detectors",
     "Platt": "robustad.calibration",
     "Policy": "robustad.verdict",
@@ -47,6 +48,7 @@ __all__ = [
     "AttackResult",
     "Detector",
     "Evaluation",
+    "PatchGuard",
     "PatchScorer",
     "Platt",
     "Policy",

@@ -2,6 +2,7 @@
 
 from robustad.detectors.anomaly_dino import AnomalyDINO
 from robustad.detectors.base import Detector, PatchScorer
+from robustad.detectors.patchguard import PatchGuard
 from robustad.detectors.state import load
 
-__all__ = ["AnomalyDINO", "Detector", "PatchScorer", "load"]
+__all__ = ["AnomalyDINO", "Detector", "PatchGuard", "PatchScorer", "load"]

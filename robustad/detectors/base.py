@@ -51,6 +51,8 @@ class Detector(nn.Module, ABC):
         The image score is the mean of this share (or number) of the largest patch scores.
     map_sigma : float >= 0
         Standard deviation in pixels of the Gaussian that smooths the anomaly map; 0 for none.
+    map_radius : int >= 1 or None, default None
+        Where that Gaussian is cut, in pixels; None for 4 `map_sigma`.
 
     Attributes
     ----------
@@ -67,10 +69,19 @@ class Detector(nn.Module, ABC):
 
     method: ClassVar[str]
 
-    def __init__(self, *, geometry: Geometry, top_fraction: float | int, map_sigma: float) -> None:
+    def __init__(
+        self,
+        *,
+        geometry: Geometry,
+        top_fraction: float | int,
+        map_sigma: float,
+        map_radius: int | None = None,
+    ) -> None:
         super().__init__()
-        if map_sigma < 0:
+        if not 0 <= map_sigma < float("inf"):
             raise InputError(f"map_sigma: expected >= 0 pixels, got {map_sigma}")
+        if map_radius is not None and map_radius < 1:
+            raise InputError(f"map_radius: expected >= 1 pixel or None, got {map_radius}")
         if top_fraction <= 0 or (isinstance(top_fraction, float) and top_fraction > 1):
             raise InputError(
                 f"top_fraction: expected a share in (0, 1] or a count >= 1, got {top_fraction}"
@@ -78,6 +89,7 @@ class Detector(nn.Module, ABC):
         self.geometry = geometry
         self.top_fraction = top_fraction
         self.map_sigma = map_sigma
+        self.map_radius = map_radius
         self.calibrator: Calibrator | None = None
         self.policy = Policy()
 
@@ -145,12 +157,13 @@ class Detector(nn.Module, ABC):
         Returns
         -------
         Tensor, (B, H, W)
-            Bilinear upsampling, then a Gaussian of `map_sigma` pixels (edges repeated).
+            Bilinear upsampling, then a Gaussian of `map_sigma` pixels, cut at `map_radius` (edges
+            repeated).
         """
         grid = self.patch_grid(*size)
         coarse = patch_scores.reshape(patch_scores.shape[0], 1, *grid)
         maps = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
-        return gaussian_blur(maps, self.map_sigma).squeeze(1)
+        return gaussian_blur(maps, self.map_sigma, self.map_radius).squeeze(1)
 
     def prepare(self, images: Images) -> Tensor:
         """Decode, resize and crop images into one batch.
@@ -273,11 +286,15 @@ class Detector(nn.Module, ABC):
             yield image.name, (height, width), self.geometry.apply(image.pixels)
 
 
-def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
-    """Blur maps (B, 1, H, W) by a Gaussian of `sigma` pixels, cut at 4 sigma, edges repeated."""
+def gaussian_blur(maps: Tensor, sigma: float, radius: int | None = None) -> Tensor:
+    """Blur maps (B, 1, H, W) by a Gaussian of `sigma` pixels, cut at `radius`, edges repeated.
+
+    The radius is 4 sigma by default; what is left of the Gaussian sums to 1.
+    """
     if sigma == 0:
         return maps
-    radius = int(4 * sigma + 0.5)
+    if radius is None:
+        radius = int(4 * sigma + 0.5)
     axis = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
     kernel = torch.exp(-0.5 * (axis / sigma) ** 2)
     kernel = kernel / kernel.sum()

@@ -15,7 +15,10 @@ from robustad.errors import InputError, StateError, WeightsError
 from robustad.verdict import Policy
 
 # Where each method's class is found; imported only when such a file is loaded.
-METHODS = {"anomaly_dino": ("robustad.detectors.anomaly_dino", "AnomalyDINO")}
+METHODS = {
+    "anomaly_dino": ("robustad.detectors.anomaly_dino", "AnomalyDINO"),
+    "patchguard": ("robustad.detectors.patchguard", "PatchGuard"),
+}
 HEADER = "robustad"
 
 
