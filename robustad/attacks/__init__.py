@@ -1,7 +1,7 @@
 """Attacks on anomaly detectors, white-box through the true score or the study's linear probe."""
 
 from robustad.attacks.objectives import OBJECTIVES, Objective, Scores, patch_mask
-from robustad.attacks.presets import PRESETS, Preset
+from robustad.attacks.presets import PRESETS, Preset, preset
 from robustad.attacks.probe import LinearProbe
 from robustad.attacks.run import AttackResult, attack
 
@@ -15,4 +15,5 @@ __all__ = [
     "Scores",
     "attack",
     "patch_mask",
+    "preset",
 ]

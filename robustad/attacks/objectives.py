@@ -65,6 +65,21 @@ def flip(scores: Scores) -> Tensor:
     return raised - lowered
 
 
+def bce(scores: Scores) -> Tensor:
+    """Mean binary cross-entropy of the patches, their scores taken for logits.
+
+    Weighs every patch by how much it costs, where `flip` weighs the two kinds alike.
+
+    Returns
+    -------
+    Tensor, (B,)
+        In nats; larger is better for the attacker.
+    """
+    target = require_mask(scores).to(scores.patch.dtype)
+    entropy = F.binary_cross_entropy_with_logits(scores.patch, target, reduction="none")
+    return entropy.mean(dim=1)
+
+
 def require_mask(scores: Scores) -> Tensor:
     """Return the patch masks, or raise InputError where the attack was given none."""
     if scores.mask is None:
@@ -97,7 +112,7 @@ def patch_mask(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.adaptive_max_pool2d(mask.float().unsqueeze(1), grid).flatten(1) > 0
 
 
-OBJECTIVES: dict[str, Objective] = {"image": image, "flip": flip}
+OBJECTIVES: dict[str, Objective] = {"image": image, "flip": flip, "bce": bce}
 
 
 def resolve(objective: str | Objective) -> Objective:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustad.attacks.gradient import ImageLoss
 from robustad.attacks.objectives import Objective, Scores, resolve
-from robustad.attacks.pgd import fgsm, pgd, random_start
+from robustad.attacks.pgd import distance, fgsm, pgd, random_start
 from robustad.attacks.presets import Preset, preset
 from robustad.attacks.probe import FeatureScorer, LinearProbe
 from robustad.detectors.base import PatchScorer
@@ -31,7 +31,7 @@ class AttackResult:
     clean_score, score : Tensor, (B,)
         The detector's image scores before and after.
     distance : Tensor, (B,)
-        l-infinity distance of `x_adv` to the clean images.
+        Distance of `x_adv` to the clean images in the attack's norm.
     """
 
     x_adv: Tensor
@@ -71,11 +71,13 @@ def attack(
     mask : Tensor, (B, N), bool, optional
         Anomalous patches (`patch_mask`), where the objective needs them.
     attack : str, default "pgd10"
-        `fgsm_probe`, `fgsm`, `pgd10` or `pgd100`.
+        `fgsm_probe`, `fgsm`, or `pgd<steps>[_l2][_<objective>]` with the objective `image` (the
+        default), `flip` or `bce`: `pgd10`, `pgd1000_flip`, `pgd100_l2`.
     eps : float in (0, 1], default 8/255
-        l-infinity radius as a fraction of the pixel range.
+        Radius as a fraction of the pixel range; an l2 radius, of the whole image taken as one
+        vector, may be any positive number.
     objective : str or callable, optional
-        Overrides the preset's: `image`, `flip`, or a callable from `Scores` to a loss (B,).
+        Overrides the preset's: `image`, `flip`, `bce`, or a callable from `Scores` to a loss (B,).
     steps : int, optional
         Overrides the preset's number of steps.
     step_size : float, optional
@@ -111,7 +113,7 @@ def attack(
     (True, True)
     """
     chosen = preset(attack)
-    x, label = _checked(detector, x, label, eps)
+    x, label = _checked(detector, x, label, eps, chosen)
     single = chosen.optimiser == "fgsm" and steps is None
     if single and (random or step_size is not None):
         raise InputError(
@@ -137,7 +139,8 @@ def attack(
         else:
             start = None
             if random:
-                start = random_start(x, eps, seeds=seeds or [*range(x.shape[0])])
+                places = seeds or [*range(x.shape[0])]
+                start = random_start(x, eps, seeds=places, norm=chosen.norm)
             x_adv = pgd(
                 loss,
                 x,
@@ -146,6 +149,7 @@ def attack(
                 step_size=step_size,
                 start=start,
                 keep_best=keep_best,
+                norm=chosen.norm,
             )
     finally:
         for parameter in frozen:
@@ -158,19 +162,23 @@ def attack(
             patch_scores=patch_scores,
             clean_score=detector.aggregate(clean_patch_scores),
             score=detector.aggregate(patch_scores),
-            distance=(x_adv - x).abs().amax(dim=(1, 2, 3)),
+            distance=distance(x_adv, x, chosen.norm),
         )
 
 
-def _checked(detector: PatchScorer, x: Tensor, label: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _checked(
+    detector: PatchScorer, x: Tensor, label: Tensor, eps: float, chosen: Preset
+) -> tuple[Tensor, Tensor]:
     if getattr(detector, "training", False):
         raise InputError("detector: is in training mode; call detector.eval() before attacking it")
     if x.ndim != 4 or not x.is_floating_point() or x.numel() == 0:
         raise InputError(
             f"x: expected a floating-point tensor (B, 3, H, W), got {tuple(x.shape)} of {x.dtype}"
         )
-    if not 0.0 < eps <= 1.0:
+    if chosen.norm == "linf" and not 0.0 < eps <= 1.0:
         raise InputError(f"eps: expected a fraction of the pixel range in (0, 1], got {eps}")
+    if not 0.0 < eps < float("inf"):
+        raise InputError(f"eps: expected a finite l2 radius > 0, got {eps}")
     low, high = float(x.min()), float(x.max())
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
         raise InputError(

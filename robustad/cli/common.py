@@ -46,7 +46,13 @@ Device: TypeAlias = Annotated[
 ]
 BatchSize: TypeAlias = Annotated[int, typer.Option(min=1, help="Images scored at once.")]
 Attacks: TypeAlias = Annotated[
-    list[str], typer.Option("--attack", help="Attacks to run: fgsm_probe, fgsm, pgd10, pgd100.")
+    list[str],
+    typer.Option(
+        "--attack",
+        # spelled out, as torch must not be imported for a help text; a test compares
+        help="Attacks to run: fgsm_probe, fgsm, pgd10, pgd100, or pgd<steps>[_l2][_<objective>] "
+        "with the objective image, flip or bce, e.g. pgd1000_flip.",
+    ),
 ]
 Eps: TypeAlias = Annotated[
     str, typer.Option(help="Radius of the attacks as a fraction of the pixel range, e.g. 8/255.")

@@ -75,7 +75,7 @@ def collect_examples(
     count : int, default 4
         Images of each end: `count` with the highest clean scores, `count` with the lowest.
     attack_name : str, default "pgd10"
-        A preset that needs no probe.
+        One that needs no probe.
 
     Returns
     -------

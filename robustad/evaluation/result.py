@@ -63,7 +63,7 @@ class Condition(_Model):
     flag_auroc, flag_rate : float or None
         How well entropy tells this condition from clean; share of images above the entropy flag.
     distance : float
-        Largest l-infinity distance to the clean images.
+        Largest distance to the clean images, in the attack's norm.
     seconds : float
         Time taken.
     """
@@ -129,7 +129,7 @@ class Evaluation(_Model):
     labels : list of int
         0 normal, 1 anomalous.
     eps : float
-        l-infinity radius of all attacks.
+        Radius of all attacks, each in its own norm.
     conditions : dict of str to Condition
         `clean` first, then the attacks, `worst_case` last (if there is an attack).
     calibration : CalibrationReport or None

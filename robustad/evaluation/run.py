@@ -13,8 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robustad.attacks import PRESETS, LinearProbe, attack
-from robustad.attacks.presets import preset
+from robustad.attacks import LinearProbe, attack, preset
 from robustad.attacks.probe import FeatureScorer
 from robustad.calibration import Calibrator, RawScore
 from robustad.calibration.fit import fitted
@@ -87,9 +86,10 @@ def evaluate(
         Labelled images, none of them in `samples`, to fit Platt's curve, thresholds and the linear
         probe on. Without them the detector's own calibrator and policy are used, if it has any.
     attacks : sequence of str, default ("fgsm_probe", "fgsm", "pgd10")
-        Names of presets. `fgsm_probe` needs `calibration` with masks.
+        Names as `robustad.attacks.preset` takes them. `fgsm_probe` needs `calibration` with masks;
+        to objectives that look at masks, an anomalous image without one is anomalous everywhere.
     eps : float in (0, 1], default 8/255
-        l-infinity radius of all attacks.
+        Radius of all attacks, each in its own norm.
     pixel : bool, default True
         Also compute pixel AUROC, AP and AUPRO, over the images that have masks.
     batch_size : int, default 8
@@ -127,7 +127,7 @@ def evaluate(
             batches(detector, held_out, batch_size), "calibrate", enabled=progress and total > 50
         )
         calibrator, policy, probe = _calibrate(detector, list(steps), attacks)
-    elif any(PRESETS[name].objective == "probe" for name in attacks):
+    elif any(preset(name).objective == "probe" for name in attacks):
         raise InputError("calibration: attack 'fgsm_probe' fits its probe on calibration images")
     has_masks = pixel and _has_masks(samples)
     passes = [_Pass(name, PixelMetrics() if has_masks else None) for name in (CLEAN, *attacks)]
@@ -191,7 +191,7 @@ def _calibrate(
     labels = torch.cat([batch.label for batch in held_out])
     calibrator, policy = fitted(scores.cpu().numpy(), labels.cpu().numpy())
     probe = None
-    if any(PRESETS[name].objective == "probe" for name in attacks):
+    if any(preset(name).objective == "probe" for name in attacks):
         if not isinstance(detector, FeatureScorer):
             raise InputError(
                 f"detector: attack 'fgsm_probe' needs patch_features, which "

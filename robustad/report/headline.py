@@ -27,7 +27,11 @@ def verdict(evaluation: Evaluation) -> str:
         ("probe attack of the study", [n for n in evaluation.attacks if objective(n) == "probe"]),
         (
             "direct attack on the score",
-            [n for n in evaluation.attacks if objective(n) not in ("probe", "")],
+            [n for n in evaluation.attacks if objective(n) == "image"],
+        ),
+        (
+            "attack on the patch scores",
+            [n for n in evaluation.attacks if objective(n) in ("flip", "bce")],
         ),
         ("", [n for n in evaluation.attacks if objective(n) == ""]),
     )

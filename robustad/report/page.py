@@ -247,7 +247,8 @@ def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
     """What determined the result, from the most to the least important."""
     rows = [("images", images_text(evaluation))]
     if evaluation.attacks:
-        rows.append(("eps (l-infinity radius of all attacks)", eps_text(evaluation.eps)))
+        which = "l-infinity radius of all attacks, l2 where their name says so"
+        rows.append((f"eps ({which})", eps_text(evaluation.eps)))
     report = evaluation.calibration
     if report is None:
         rows.append(("calibration", "none"))

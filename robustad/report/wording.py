@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from robustad.attacks import PRESETS
+from robustad.attacks import preset
+from robustad.errors import InputError
 from robustad.evaluation import Evaluation
 from robustad.evaluation.result import CLEAN, WORST
 
@@ -65,12 +66,18 @@ def condition_summary(name: str) -> str:
         return "images as they are"
     if name == WORST:
         return "per image the worst score of all passes"
-    return PRESETS[name].summary if name in PRESETS else "attack"
+    try:
+        return preset(name).summary
+    except InputError:
+        return "attack"
 
 
 def objective(name: str) -> str:
     """What an attack maximises: `probe`, `image`, ..., or nothing where it is no preset."""
-    return PRESETS[name].objective if name in PRESETS else ""
+    try:
+        return preset(name).objective
+    except InputError:
+        return ""
 
 
 def place(evaluation: Evaluation) -> str:

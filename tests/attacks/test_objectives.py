@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from robustad.attacks import Scores, patch_mask
-from robustad.attacks.objectives import flip, image, resolve
+from robustad.attacks.objectives import bce, flip, image, resolve
 from robustad.errors import InputError
 
 
@@ -28,10 +28,20 @@ def test_flip_is_normal_minus_anomalous_patches():
         flip(scores())
 
 
+def test_bce_is_the_mean_cross_entropy_of_patch_logits():
+    mask = torch.tensor([[0, 0, 0], [1, 1, 1], [0, 1, 1]]).bool()
+    found = scores(mask)
+    probability = 1 / (1 + np.exp(-found.patch.double().numpy()))
+    expected = -np.log(np.where(mask.numpy(), probability, 1 - probability)).mean(axis=1)
+    assert np.allclose(bce(found).numpy(), expected, atol=1e-6)
+    with pytest.raises(InputError, match="mask: this objective needs the ground-truth masks"):
+        bce(scores())
+
+
 def test_resolve():
     assert resolve("flip") is flip
     assert resolve(image) is image
-    with pytest.raises(InputError, match=r"objective: expected one of \['flip', 'image'\]"):
+    with pytest.raises(InputError, match=r"objective: expected one of \['bce', 'flip', 'image'\]"):
         resolve("margin")
 
 

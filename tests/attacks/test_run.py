@@ -192,7 +192,10 @@ def test_a_scorer_need_not_be_a_module(images):
         ({"eps": 8.0}, "eps: .* got 8.0"),
         ({"eps": float("nan")}, "eps: .* got nan"),
         ({"attack": "square"}, "attack: expected one of fgsm_probe, fgsm, .* got 'square'"),
-        ({"objective": "bce"}, r"objective: expected one of \['flip', 'image'\], got 'bce'"),
+        (
+            {"objective": "margin"},
+            r"objective: expected one of \['bce', 'flip', 'image'\], got 'margin'",
+        ),
         ({"objective": "flip"}, "mask: this objective needs the ground-truth masks"),
         ({"attack": "fgsm_probe"}, "probe: attack 'fgsm_probe' needs a fitted probe and masks"),
         (

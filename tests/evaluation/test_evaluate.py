@@ -101,6 +101,20 @@ def test_attacks_are_those_of_attack(redness, samples):
     assert np.allclose(found.scores("pgd10"), expected.score, atol=1e-6)
 
 
+def test_attacks_on_patches_take_the_masks_of_the_samples(redness, samples):
+    data = samples(0, 8)
+    detector = redness()
+    found = evaluate(detector, data, attacks=("pgd3_flip", "pgd3_l2_bce"), eps=0.02, batch_size=3)
+    [batch] = batches(detector, data, len(data))
+    for name in found.attacks:
+        expected = attack(
+            detector, batch.x, label=batch.label, mask=batch.mask, attack=name, eps=0.02
+        )
+        assert np.allclose(found.scores(name), expected.score, atol=1e-6)
+        assert found.conditions[name].distance == pytest.approx(0.02, abs=1e-6)
+        assert not np.array_equal(found.scores(name), found.scores())
+
+
 def test_the_worst_case_is_image_by_image(redness, samples):
     data = samples(0, 12)
     found = evaluate(redness(), data, attacks=("fgsm", "pgd10"))

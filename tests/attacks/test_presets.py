@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from robustad.attacks import OBJECTIVES, PRESETS, attack, preset
+from robustad.attacks.presets import FORM
+from robustad.cli import common
+from robustad.errors import InputError
+from robustad.report.wording import condition_summary, objective
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "norm", "objective"),
+    [
+        ("pgd1", 1, "linf", "image"),
+        ("pgd50", 50, "linf", "image"),
+        ("pgd1000_flip", 1000, "linf", "flip"),
+        ("pgd20_image", 20, "linf", "image"),
+        ("pgd7_bce", 7, "linf", "bce"),
+        ("pgd1000_l2", 1000, "l2", "image"),
+        ("pgd1000_l2_flip", 1000, "l2", "flip"),
+        ("pgd3_l2_bce", 3, "l2", "bce"),
+    ],
+)
+def test_names_say_steps_norm_and_objective(name, steps, norm, objective):
+    found = preset(name)
+    assert (found.name, found.optimiser) == (name, "pgd")
+    assert (found.steps, found.norm, found.objective) == (steps, norm, objective)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_fixed_names_are_found_as_they_are(name):
+    assert preset(name) is PRESETS[name]
+
+
+def test_summaries_tell_attacks_apart():
+    names = [
+        f"pgd{steps}{l2}{aim}"
+        for steps in (1, 2, 1000)
+        for l2 in ("", "_l2")
+        for aim in ("", "_flip", "_bce")
+    ]
+    assert len({preset(name).summary for name in names}) == len(names)
+    assert preset("pgd1").summary == "1 step on the reported image score"
+    assert "1000 steps in the l2 ball on normal patches up" in preset("pgd1000_l2_flip").summary
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pgd", "pgd0", "pgd05", "pgd-1", "pgd10_", "pgd10_probe", "pgd10_flip_l2", "pgd10_l1", "PGD10",
+     "pgd10\n", " pgd10", "pgd12345678", "pgd10_flip_flip", "pgd\u0663", ""],
+)  # fmt: skip
+def test_other_names_are_refused_with_the_form(name):
+    with pytest.raises(InputError, match=r"attack: expected one of fgsm_probe, fgsm, pgd10, ") as e:
+        preset(name)
+    assert "pgd<steps>[_l2][_<image|flip|bce>]" in str(e.value)
+    assert repr(name) in str(e.value)
+
+
+def test_help_and_errors_name_every_objective_and_preset():
+    (_, option) = common.Attacks.__metadata__[0], common.Attacks.__metadata__[0].help
+    for name in (*OBJECTIVES, *PRESETS, "pgd<steps>[_l2][_<objective>]"):
+        assert name in option
+    assert all(name in FORM for name in OBJECTIVES)
+
+
+def test_reports_word_them():
+    assert condition_summary("pgd50_flip") == preset("pgd50_flip").summary
+    assert (objective("pgd50_flip"), objective("pgd50_l2"), objective("flood")) == (
+        "flip",
+        "image",
+        "",
+    )
+    assert condition_summary("flood") == "attack"
+
+
+@pytest.mark.parametrize("aim", OBJECTIVES)
+def test_a_named_attack_is_its_parts(smooth, images, aim):
+    scorer, x = smooth(), images()
+    label = torch.tensor([0, 1, 0, 1])
+    mask = torch.zeros(4, 6).bool()
+    mask[1, :2] = mask[3, 4:] = True
+    arguments = {"label": label, "mask": mask, "eps": 0.05}
+    named = attack(scorer, x, attack=f"pgd3_{aim}", **arguments)
+    parts = attack(scorer, x, attack="pgd10", steps=3, objective=aim, **arguments)
+    assert torch.equal(named.x_adv, parts.x_adv)
+    assert float(named.distance.max()) == pytest.approx(0.05, abs=1e-6)
