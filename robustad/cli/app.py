@@ -6,7 +6,17 @@ import typer
 from typer.core import TyperCommand
 
 from robustad import __version__
-from robustad.cli import calibrate, data, demo, evaluate, export, fit, predict, reproduce
+from robustad.cli import (
+    calibrate,
+    data,
+    demo,
+    evaluate,
+    export,
+    fit,
+    predict,
+    preview,
+    reproduce,
+)
 
 
 class ManyValues(TyperCommand):
@@ -43,6 +53,7 @@ app.command(cls=ManyValues)(fit.fit)
 app.command(cls=ManyValues)(evaluate.evaluate)
 app.command(cls=ManyValues)(calibrate.calibrate)
 app.command(cls=ManyValues)(predict.predict)
+app.command(cls=ManyValues)(preview.preview)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
