@@ -6,7 +6,18 @@ import typer
 from typer.core import TyperCommand
 
 from robustad import __version__
-from robustad.cli import calibrate, data, demo, evaluate, export, fit, predict, reproduce, train
+from robustad.cli import (
+    calibrate,
+    data,
+    demo,
+    evaluate,
+    export,
+    fit,
+    predict,
+    preview,
+    reproduce,
+    train,
+)
 
 
 class ManyValues(TyperCommand):
@@ -44,6 +55,7 @@ app.command(cls=ManyValues)(train.train)
 app.command(cls=ManyValues)(evaluate.evaluate)
 app.command(cls=ManyValues)(calibrate.calibrate)
 app.command(cls=ManyValues)(predict.predict)
+app.command(cls=ManyValues)(preview.preview)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
