@@ -90,7 +90,7 @@ def test_what_does_not_fit_the_body_is_said(options, error, message):
 
 
 def test_create_takes_a_name():
-    with pytest.raises(InputError, match="network: .* got 'no such'"):
+    with pytest.raises(InputError, match=r"network: .* got 'no such'"):
         create("no such")
     with pytest.raises(WeightsError, match="timm has no such model"):
         create("vit_enormous")

@@ -36,10 +36,10 @@ def test_start_is_torchs():
     attn = head.layers[0].attn
     bound = (6 / (256 + 3 * 256)) ** 0.5
     assert attn.qkv.weight.abs().max() <= bound
-    assert attn.qkv.weight.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert attn.qkv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
     assert not attn.qkv.bias.any()
     assert not attn.proj.bias.any()
-    assert head.positions.std() == pytest.approx(1.0, abs=0.02)
+    assert head.positions.std().item() == pytest.approx(1.0, abs=0.02)
 
 
 def test_positions_tell_patches_apart():
