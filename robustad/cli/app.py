@@ -6,7 +6,18 @@ import typer
 from typer.core import TyperCommand
 
 from robustad import __version__
-from robustad.cli import calibrate, data, demo, evaluate, export, fit, predict, reproduce, train
+from robustad.cli import (
+    calibrate,
+    data,
+    demo,
+    evaluate,
+    export,
+    fit,
+    predict,
+    reproduce,
+    reproduce_patchguard,
+    train,
+)
 
 
 class ManyValues(TyperCommand):
@@ -47,6 +58,7 @@ app.command(cls=ManyValues)(predict.predict)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
+reproduce.app.command(name="patchguard", cls=ManyValues)(reproduce_patchguard.patchguard)
 app.add_typer(reproduce.app, name="reproduce")
 app.add_typer(data.app, name="data")
 
