@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, Self
 
 import torch.nn.functional as F
@@ -68,9 +69,9 @@ class SelfAttention(nn.Module):
         InputError
             If it is not timm's plain `Attention`.
         """
-        from timm.models.vision_transformer import Attention
-
-        if type(attention) is not Attention:
+        # Where it is defined has moved between timm's versions; where it is used has not.
+        vision_transformer: Any = import_module("timm.models.vision_transformer")
+        if type(attention) is not vision_transformer.Attention:
             raise InputError(
                 f"body: expected timm's plain attention, got {type(attention).__name__}"
             )
@@ -134,4 +135,4 @@ def set_fused_attention(module: nn.Module, fused: bool) -> None:
     """
     for part in module.modules():
         if hasattr(part, "fused_attn"):
-            part.fused_attn = fused
+            part.fused_attn = fused  # type: ignore[assignment]

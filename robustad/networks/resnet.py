@@ -51,7 +51,10 @@ class ResNetPatches(PatchNetwork):
         self.patch_size = config.patch_size or PATCH
         self.attention_layers = ()
         name, weights = named_weights(config, weights)
-        model: Any = build(timm.create_model, name, weights, num_classes=0)
+        # Residual branches that start at zero would leave the shortcuts alone, which see one pixel
+        # in 64: at first an attack would have nothing to follow.
+        options = {"num_classes": 0, "zero_init_last": False}
+        model: Any = build(timm.create_model, name, weights, **options)
         if config.resnet_stem == "patch":
             model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, 2, 1, bias=False)
             nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustad.backbones.timm_vit import register_normalisation
 from robustad.backbones.weights import build
@@ -142,10 +142,13 @@ def _timm_vit(config: NetworkConfig, weights: str | Path | None) -> Any:
 
     name, weights = named_weights(config, weights)
     options: dict[str, Any] = {"img_size": config.image_size, **config.shrinking}
-    if config.layer_scale != "model":
+    create = timm.create_model
+    if config.layer_scale is None:
+        create = _without_layer_scale  # timm takes None for "as usual"
+    elif config.layer_scale != "model":
         options["init_values"] = config.layer_scale
     try:
-        model: Any = build(timm.create_model, name, weights, num_classes=0, **options)
+        model: Any = build(create, name, weights, num_classes=0, **options)
     except (AssertionError, IndexError, TypeError) as error:
         raise InputError(f"body: {name!r} cannot be built with {options}: {error}") from error
     kinds = (vision_transformer.Block, vision_transformer.ResPostBlock)
@@ -165,3 +168,17 @@ def _timm_vit(config: NetworkConfig, weights: str | Path | None) -> Any:
     if model.attn_pool is not None:
         model.reset_classifier(0, "")
     return model.train()
+
+
+def _without_layer_scale(name: str, **options: Any) -> Any:
+    """Build timm's model with residual branches that start at full strength."""
+    import timm
+
+    model: Any = timm.create_model(name, **options)
+    for block in model.blocks:
+        if hasattr(block, "ls1"):
+            block.ls1, block.ls2 = nn.Identity(), nn.Identity()
+        elif hasattr(block, "init_values"):  # the factor is the normalisation's
+            nn.init.ones_(block.norm1.weight)
+            nn.init.ones_(block.norm2.weight)
+    return model
