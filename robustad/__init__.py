@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from robustad.export import export_onnx, verify
     from robustad.prediction import Prediction
     from robustad.report import write_report
+    from robustad.training import train
     from robustad.verdict import Policy, Verdict
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ _HOME = {
     "evaluate": "robustad.evaluation",
     "export_onnx": "robustad.export",
     "load": "robustad.detectors",
+    "train": "robustad.training",
     "verify": "robustad.export",
     "write_report": "robustad.report",
 }
@@ -65,6 +67,7 @@ __all__ = [
     "metrics",
     "ops",
     "runtime",
+    "train",
     "verify",
     "write_report",
 ]

@@ -34,15 +34,12 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     assert "'verdict'" in capsys.readouterr().out
 
 
-def test_detector_page_examples_run():
-    failed, tried = doctest.testfile(str(ROOT / "docs" / "detector.md"), module_relative=False)
-    assert tried > 3
-    assert failed == 0
-
-
-def test_operators_page_examples_run():
-    failed, tried = doctest.testfile(str(ROOT / "docs" / "operators.md"), module_relative=False)
-    assert tried > 10
+@pytest.mark.parametrize(
+    ("page", "least"), [("detector.md", 3), ("operators.md", 10), ("training.md", 3)]
+)
+def test_examples_of_a_page_run(page, least):
+    failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)
+    assert tried > least
     assert failed == 0
 
 

@@ -120,7 +120,8 @@ def summary_table(evaluation: Evaluation) -> Table:
     """Build a small table: a row a condition."""
     # no more than fit into 80 characters
     columns = ("AUROC", "AP", "FPR", "FNR", "pixel AUROC", "AUPRO", "entropy")
-    title = f"{evaluation.dataset} {evaluation.category}".strip() or None
+    what = f"{evaluation.dataset} {evaluation.category}".strip()
+    title = f"{evaluation.method}: {what}" if what else None
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for column in columns:

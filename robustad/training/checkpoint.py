@@ -47,7 +47,7 @@ class Progress(BaseModel):
     config: dict[str, Any]
     data: str
     epoch: int = 0
-    history: list[dict[str, float]] = []
+    history: list[dict[str, int | float]] = []
     best_epoch: int | None = None
     stale: int = 0
 

@@ -53,7 +53,7 @@ def preset(
         raise InputError(f"{source}: not readable as YAML: {error}") from error
     if not isinstance(document, dict):
         raise InputError(f"{source}: expected a mapping of fields, got {type(document).__name__}")
-    for path, value in _pairs(overrides):
+    for path, value in parse_overrides(overrides).items():
         _assign(document, path, value)
     try:
         return TrainingConfig.model_validate(document)
@@ -86,19 +86,26 @@ def _read(name: str | Path) -> tuple[str, str]:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 
-def _pairs(overrides: Mapping[str, Any] | Sequence[str]) -> list[tuple[str, Any]]:
+def parse_overrides(overrides: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+    """Read `["optimiser.epochs=5"]`, values in YAML; a mapping is passed on.
+
+    Raises
+    ------
+    InputError
+        If a text is not FIELD=VALUE.
+    """
     if isinstance(overrides, Mapping):
-        return list(overrides.items())
-    pairs = []
+        return dict(overrides)
+    found = {}
     for text in overrides:
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
             raise InputError(f"override: expected FIELD=VALUE, got {text!r}")
         try:
-            pairs.append((path.strip(), yaml.safe_load(value)))
+            found[path.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise InputError(f"override {path}: not readable as YAML: {value!r}") from error
-    return pairs
+    return found
 
 
 def _assign(document: dict[str, Any], path: str, value: Any) -> None:

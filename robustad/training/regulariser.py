@@ -100,8 +100,10 @@ def regulariser(
 
 def _penalty(one: Attention, config: RegulariserConfig) -> Tensor:
     patches = one.q.shape[2] - one.prefix_tokens
+    delta = 1 / patches if config.delta is None else config.delta
+    if one.allowed is not None:
+        return _sparse_penalty(one, config, delta)
     if config.term == "degree":
-        delta = 1 / patches if config.delta is None else config.delta
         degree = attention_degree(
             one.q, one.k, delta, config.tau, prefix_tokens=one.prefix_tokens, scale=one.scale
         )
@@ -112,6 +114,25 @@ def _penalty(one: Attention, config: RegulariserConfig) -> Tensor:
         )
         return math.log(patches) - found.entropy.mean(dim=(1, 2))
     return _uniform_kl(one, config.renormalise) / (patches if config.per == "entry" else 1)
+
+
+def _sparse_penalty(one: Attention, config: RegulariserConfig, delta: float) -> Tensor:
+    """The same penalties over the columns a row of sparse attention sees."""
+    allowed = _allowed(one)
+    maps, seen = one.map(), allowed.sum(dim=1)
+    if config.term == "degree":
+        counted = ((maps - delta) / config.tau).sigmoid() * allowed
+        return 1 - counted.sum(dim=-1).mean(dim=(1, 2)) / allowed.shape[1]
+    logs = maps.clamp_min(torch.finfo(maps.dtype).tiny).log() * allowed
+    if config.term == "entropy":
+        return (seen.log() + (maps * logs).sum(dim=-1)).mean(dim=(1, 2))
+    divergence = -(seen.log() + logs.sum(dim=-1) / seen).mean(dim=(1, 2))
+    return divergence / (allowed.shape[1] if config.per == "entry" else 1)
+
+
+def _allowed(one: Attention) -> Tensor:
+    assert one.allowed is not None
+    return one.allowed[one.prefix_tokens :, one.prefix_tokens :]
 
 
 def _uniform_kl(one: Attention, renormalise: bool) -> Tensor:
@@ -129,8 +150,17 @@ def spread(maps: Sequence[Attention]) -> dict[str, Spread]:
     found = {}
     for one in maps:
         patches = one.q.shape[2] - one.prefix_tokens
-        statistics = attention_statistics(
-            one.q, one.k, 1 / patches, prefix_tokens=one.prefix_tokens, scale=one.scale
-        )
+        if one.allowed is not None:
+            maps = one.map()
+            logs = maps.clamp_min(torch.finfo(maps.dtype).tiny).log()
+            statistics = (
+                (maps >= 1 / patches).sum(dim=-1).float(),
+                1 / maps.square().sum(dim=-1),
+                -(maps * logs).sum(dim=-1),
+            )
+        else:
+            statistics = attention_statistics(
+                one.q, one.k, 1 / patches, prefix_tokens=one.prefix_tokens, scale=one.scale
+            )
         found[one.layer] = Spread(*(float(part.mean()) for part in statistics))
     return found

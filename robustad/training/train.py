@@ -11,8 +11,7 @@ import torch
 from robustad._files import write_text
 from robustad.data import Dataset, content_hash
 from robustad.detectors import PatchGuard
-from robustad.pseudo import PseudoAnomalies
-from robustad.training.checkpoint import Progress
+from robustad.pseudo import PseudoAnomalies, published
 from robustad.training.config import TrainingConfig
 from robustad.training.distributed import processes
 from robustad.training.images import read_images
@@ -118,8 +117,7 @@ def train(
         pseudo = PseudoAnomalies(
             config.pseudo,
             image_size=config.network.image_size,
-            dataset=data.name,
-            category=data.category,
+            bounds=published(data.name, data.category),
         )
         trainer = Trainer(
             detector,
@@ -132,8 +130,8 @@ def train(
         )
         if here.first:
             write_text(out / "config.yaml", to_yaml(config))
-            say(_summary(trainer.progress, detector, len(trainer.images), trainer))
-        trainer.run(progress=progress)
+            say(_summary(trainer))
+        trainer.run(progress=progress, say=say)
         detector.eval()
         if here.first:
             detector.save(out / FINAL)
@@ -156,10 +154,9 @@ def _gpus(device: torch.device) -> list[int]:
     return [device.index or 0] if device.type == "cuda" else []
 
 
-def _summary(progress: Progress, detector: PatchGuard, images: int, trainer: Trainer) -> str:
-    parameters = sum(p.numel() for p in detector.network.parameters())
-    held_out = len(trainer.validation.images)
+def _summary(trainer: Trainer) -> str:
+    parameters = sum(p.numel() for p in trainer.network.parameters())
     return (
-        f"{images} images to train on, {held_out} to validate on, "
-        f"{parameters / 1e6:.1f} M parameters"
+        f"{len(trainer.images)} images to train on, {len(trainer.validation.images)} to validate "
+        f"on, {parameters / 1e6:.1f} M parameters"
     )

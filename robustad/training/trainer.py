@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,17 @@ class Trainer:
         self.progress = Progress(config=config.fingerprint(), data=data_hash)
         self.best: Found | None = None
 
-    def run(self, *, progress: bool = False) -> None:
+    def run(
+        self, *, progress: bool = False, say: Callable[[str], None] = lambda line: None
+    ) -> None:
         """Train to the end; what is kept in the network are the best weights.
+
+        Parameters
+        ----------
+        progress : bool, default False
+            Show a progress bar.
+        say : callable, optional
+            Called with a line about each validation.
 
         Raises
         ------
@@ -118,7 +128,10 @@ class Trainer:
             while self.progress.epoch < epochs and not self._stopped():
                 row = self._epoch(self.progress.epoch, per_epoch, show)
                 self.progress.epoch += 1
-                row |= self._validate()
+                found = self._validate()
+                if found and first:
+                    say(_line(row | found))
+                row |= found
                 history.append(row)
                 if first:
                     self._save()
@@ -282,6 +295,14 @@ class Trainer:
                 )
             _load(self.network, checkpoint.unprefixed("network", tensors), path)
         self.network.eval()
+
+
+def _line(row: dict[str, float]) -> str:
+    return (
+        f"epoch {row['epoch']}: loss {row['loss']:.3f}, held-out AUROC "
+        f"{row['val_clean_auroc']:.3f} clean, {row['val_robust_auroc']:.3f} attacked, "
+        f"{row['images_per_second']:.1f} images/s"
+    )
 
 
 def _load(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:

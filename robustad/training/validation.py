@@ -97,7 +97,9 @@ class Validation:
             for start in range(0, len(self.items), 16)
         ]
         label = np.array([draw > 0 for _, draw in self.items])
-        clean, image, flip = (np.concatenate(column) for column in zip(*(p[0] for p in parts)))
+        clean, image, flip = (
+            np.concatenate([scores[which] for scores, _ in parts]) for which in range(3)
+        )
         both = np.stack([clean, image, flip])
         worst = np.where(label, both.min(axis=0), both.max(axis=0))
         losses = np.concatenate([p[1] for p in parts], axis=1).mean(axis=1)

@@ -201,7 +201,12 @@ def test_demo_makes_everything(run, tmp_path, monkeypatch):
 
     small = surfaces.Surfaces(size=64, train=4, test_good=6, per_defect=2)
     monkeypatch.setattr(surfaces, "Surfaces", lambda **_: small)
-    code, out, err = run("demo", "--out", tmp_path / "demo", "--quiet")
+    tiny = (
+        "network.image_size=32", "network.depth=1", "optimiser.epochs=1", "optimiser.repeats=1",
+        "attack.steps=1", "validation.every=0",
+    )  # fmt: skip
+    monkeypatch.setattr("robustad.demo.robust.ATTACKS", ("pgd2", "pgd2_flip"))
+    code, out, err = run("demo", "--out", tmp_path / "demo", "--quiet", "--set", *tiny)
     assert code == 0, err
     assert "worst_case" in out
     made = {path.name for path in (tmp_path / "demo").iterdir()}
@@ -211,7 +216,10 @@ def test_demo_makes_everything(run, tmp_path, monkeypatch):
         "detector.safetensors",
         "evaluation.json",
         "verification.json",
+        "patchguard",
+        "patchguard_clean",
     }
+    assert "patchguard, clean-trained: surfaces" in out
     assert json.loads((tmp_path / "demo" / "verification.json").read_text())["passed"] is True
 
 
