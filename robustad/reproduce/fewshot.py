@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from robustad import __version__
 from robustad._files import write_text
 from robustad.backbones import DEFAULT, Backbone, create
-from robustad.data import Dataset, Sample, calibration_split, categories, content_hash, load, shots
+from robustad.data import Dataset, Sample, calibration_split, content_hash, load, shots
 from robustad.detectors import AnomalyDINO
 from robustad.detectors.anomaly_dino_presets import Preprocessing
 from robustad.errors import DataError, InputError
 from robustad.evaluation import DEFAULT_ATTACKS, Evaluation, evaluate
+from robustad.reproduce import store
 from robustad.reproduce.published import TABLE_1 as PUBLISHED
 from robustad.reproduce.tables import Shots, Table, figures, tables
 
@@ -65,16 +63,6 @@ class Study:
     mask: bool | None = None
     full_coreset: int | None = None
     calibration: float = 0.2
-
-
-class _Done(BaseModel):
-    """One finished run on disk: what it was made from, and what it found."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    fingerprint: str
-    seconds: float
-    evaluation: Evaluation
 
 
 @dataclass
@@ -147,23 +135,14 @@ def run_fewshot(
             raise InputError(f"shots: expected numbers >= 1 or 'full', got {k!r}")
     outcome = Outcome({k: [] for k in study.shots})
     backbone: Backbone | None = None
-    chosen = [
-        (root, category)
-        for root in roots
-        for category in categories(study.dataset, root)
-        if not only or category in only
-    ]
-    missing = sorted(set(only) - {category for _, category in chosen})
-    if missing:
-        raise InputError(f"category: {', '.join(missing)} not found in the data given")
-    for root, category in chosen:
+    for root, category in store.chosen_categories(study.dataset, roots, only):
         data = load(study.dataset, root, category)
         identity = content_hash(data)
         for k, seed in _runs(study):
             name = f"{data.category} {k}-shot seed {seed}"
             path = out / data.category / f"shots-{k}_seed-{seed}.json"
             fingerprint = _fingerprint(study, identity)
-            done = _read(path, fingerprint)
+            done = store.read(path, fingerprint)
             if done is None:
                 try:
                     references = shots(data, k, seed=seed)
@@ -174,10 +153,10 @@ def run_fewshot(
                     continue
                 backbone = backbone or create(study.backbone, study.weights).to(device)
                 done = _run(study, references, split, k, backbone, fingerprint, progress)
-                write_text(path, done.model_dump_json() + "\n")
-                say(f"{name}: {done.seconds:.0f} s, {_line(done.evaluation)}")
+                done.save(path)
+                say(f"{name}: {done.seconds:.0f} s, {store.line(done.evaluation)}")
             else:
-                say(f"{name}: on disk, {_line(done.evaluation)}")
+                say(f"{name}: on disk, {store.line(done.evaluation)}")
             outcome.results[k].append(done.evaluation)
     outcome.results = {k: runs for k, runs in outcome.results.items() if runs}
     if not outcome.results:
@@ -200,7 +179,7 @@ def _run(
     backbone: Backbone,
     fingerprint: str,
     progress: bool,
-) -> _Done:
+) -> store.Done:
     import time
 
     start = time.perf_counter()
@@ -227,32 +206,14 @@ def _run(
         progress=progress,
     )
     seconds = time.perf_counter() - start
-    return _Done(fingerprint=fingerprint, seconds=seconds, evaluation=evaluation)
+    return store.Done(fingerprint=fingerprint, seconds=seconds, evaluation=evaluation)
 
 
 def _fingerprint(study: Study, identity: str) -> str:
     # Shots and seeds only say which runs there are; a run's file name says which one it is.
     options = {k: v for k, v in asdict(study).items() if k not in ("shots", "seeds")}
-    weights = study.weights
-    if weights is not None and Path(weights).is_file():
-        options["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    text = json.dumps([options, identity, __version__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _read(path: Path, fingerprint: str) -> _Done | None:
-    if not path.is_file():
-        return None
-    try:
-        done = _Done.model_validate_json(path.read_bytes())
-    except ValidationError:
-        return None  # of another version, or damaged: run it again
-    return done if done.fingerprint == fingerprint else None
-
-
-def _line(evaluation: Evaluation) -> str:
-    parts = [f"{name} {c.metrics.auroc:.3f}" for name, c in evaluation.conditions.items()]
-    return "AUROC " + ", ".join(parts)
+    options["weights"] = store.weights_identity(study.weights)
+    return store.fingerprint(options, identity, __version__)
 
 
 def _write_tables(outcome: Outcome, study: Study, out: Path) -> None:

@@ -128,7 +128,7 @@ def _detection(results: Mapping[Shots, Sequence[Evaluation]], dataset: str) -> T
     for metric in ("auroc", "ap", "f1_max", "gmean_max", "fpr", "fnr", "pixel_auroc", "aupro"):
         for condition in conditions:
             cells = [
-                _cell(mean(found, lambda e, c=condition, m=metric: _metric(e, c, m)), 100)  # type: ignore[misc]
+                cell(mean(found, lambda e, c=condition, m=metric: _metric(e, c, m)), 100)  # type: ignore[misc]
                 for found in results.values()
             ]
             if any(cell != "-" for cell in cells):
@@ -138,11 +138,11 @@ def _detection(results: Mapping[Shots, Sequence[Evaluation]], dataset: str) -> T
             rows.append([f"{NAMES[metric]}, published {name}", *_published(results, values, 2)])
         if metric == "f1_max":
             floor = [
-                _cell(mean(found, lambda e: trivial_f1(float(np.mean(e.labels)))), 100)
+                cell(mean(found, lambda e: trivial_f1(float(np.mean(e.labels)))), 100)
                 for found in results.values()
             ]
             rows.append(["F1 of calling everything anomalous", *floor])
-    title = f"Table 1. Detection, clean and under attack at {_eps(first.eps)}, per cent"
+    title = f"Table 1. Detection, clean and under attack at {eps_name(first.eps)}, per cent"
     return Table(title, ["", *_headers(results)], rows)
 
 
@@ -151,7 +151,7 @@ def _calibration(results: Mapping[Shots, Sequence[Evaluation]], dataset: str) ->
     for metric in ("ece_positive", "ece_top_label", "nll", "brier"):
         for when, label in (("before", "uncalibrated"), ("after", "Platt")):
             cells = [
-                _cell(mean(found, lambda e, w=when, m=metric: _measure(e, w, m)), 10, 3)  # type: ignore[misc]
+                cell(mean(found, lambda e, w=when, m=metric: _measure(e, w, m)), 10, 3)  # type: ignore[misc]
                 for found in results.values()
             ]
             rows.append([f"{NAMES[metric]}, {label}", *cells])
@@ -174,16 +174,16 @@ def _entropy(results: Mapping[Shots, Sequence[Evaluation]], dataset: str) -> Tab
                 mean(found, lambda e, c=condition, a=attribute: getattr(e.conditions[c], a))  # type: ignore[misc]
                 for found in results.values()
             ]
-            rows.append([f"{label}, {condition}", *(_cell(v, 1, 3) for v in values[condition])])
+            rows.append([f"{label}, {condition}", *(cell(v, 1, 3) for v in values[condition])])
             if condition != "clean":
                 delta = np.subtract(values[condition], values["clean"])
-                rows.append([f"{label}, {condition} - clean", *(_cell(v, 1, 3) for v in delta)])
+                rows.append([f"{label}, {condition} - clean", *(cell(v, 1, 3) for v in delta)])
         for condition, columns in TABLE_3.get(dataset, {}).items():
             published = _published(results, columns[when], 3)
             rows.append([f"{label}, published {condition}", *published])
     for condition in first.attacks:
         cells = [
-            _cell(mean(found, lambda e, c=condition: e.conditions[c].flag_auroc), 1, 3)  # type: ignore[misc]
+            cell(mean(found, lambda e, c=condition: e.conditions[c].flag_auroc), 1, 3)  # type: ignore[misc]
             for found in results.values()
         ]
         rows.append([f"AUROC of entropy as a flag, {condition}", *cells])
@@ -207,7 +207,8 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _cell(value: float, scale: float, digits: int = 2) -> str:
+def cell(value: float, scale: float, digits: int = 2) -> str:
+    """Scale and round a figure; a dash for NaN."""
     return "-" if np.isnan(value) else f"{value * scale:.{digits}f}"
 
 
@@ -222,6 +223,7 @@ def _headers(results: Mapping[Shots, Sequence[Evaluation]]) -> list[str]:
     return ["full" if shots == "full" else f"{shots}-shot" for shots in results]
 
 
-def _eps(eps: float) -> str:
+def eps_name(eps: float) -> str:
+    """Radius in steps of an 8-bit image where it is a whole number of them."""
     numerator = eps * 255
     return f"{numerator:.0f}/255" if abs(numerator - round(numerator)) < 1e-6 else f"{eps:g}"

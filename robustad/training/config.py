@@ -103,7 +103,8 @@ class RegulariserConfig(_Section):
     weight : float >= 0
         Lambda.
     layers : dict of str to float
-        Names of attention layers and their own weights. `last` is the body's last block.
+        Names of attention layers and their own weights. `last` is the body's last block, `last-1`
+        the one before it, and so on.
     delta : float or None
         Threshold of the degree; None for 1 / N.
     tau : float

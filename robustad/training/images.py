@@ -103,9 +103,7 @@ def read_images(
         pixels[row] = _prepared(sample, geometry)
     with counter("find foregrounds", enabled=progress) as count:
         masks = estimate(data, foreground, geometry=geometry, device=device, progress=count)
-    return Images(
-        pixels=pixels, foreground=masks, names=tuple(sample.name for sample in samples)
-    )
+    return Images(pixels=pixels, foreground=masks, names=tuple(sample.name for sample in samples))
 
 
 def split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -53,17 +54,18 @@ def layer_weights(config: RegulariserConfig, network: PatchNetwork) -> dict[str,
 
 
 def resolve_layer(layer: str, network: PatchNetwork) -> str | None:
-    """Find the name of an attention layer, `last` being the body's last block."""
+    """Find an attention layer by name: `last` is the body's last block, `last-1` its neighbour."""
     blocks = [name for name in network.attention_layers if name != "discriminator"]
-    if layer == "last" and blocks:
-        return blocks[-1]
+    counted = re.fullmatch(r"last(?:-(\d+))?", layer)
+    if counted and int(counted[1] or 0) < len(blocks):
+        return blocks[-1 - int(counted[1] or 0)]
     if layer in network.attention_layers:
         return layer
     if not network.attention_layers or layer == "discriminator":
         return None
     raise InputError(
-        f"regulariser.layers: expected some of last, {', '.join(network.attention_layers)}, "
-        f"got {layer!r}"
+        "regulariser.layers: expected some of last, last-1, ..., "
+        f"{', '.join(network.attention_layers)}, got {layer!r}"
     )
 
 

@@ -1,0 +1,217 @@
+"""PatchGuard's tables, run on the data sets given: trained, evaluated, and kept on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from robustad import __version__
+from robustad.data import Dataset, content_hash, load
+from robustad.detectors import load as load_detector
+from robustad.errors import DataError, InputError, TrainingError
+from robustad.evaluation import Evaluation, evaluate
+from robustad.reproduce import store
+from robustad.reproduce.patchguard_plan import Check, PatchGuardStudy, Row, Run, plan
+from robustad.training import train
+
+DETECTOR = "detector.safetensors"
+
+
+@dataclass
+class PatchGuardOutcome:
+    """What a study gave.
+
+    Attributes
+    ----------
+    results : dict of (table, row) to list of Evaluation
+        One evaluation a category that is done.
+    runs : list of (Run, Path or None, bool)
+        All of them, the folder of each (None where nothing was begun) and whether it is done.
+    skipped : list of str
+        Runs that could not be made, and why.
+    """
+
+    results: dict[Row, list[Evaluation]] = field(default_factory=dict)
+    runs: list[tuple[Run, Path | None, bool]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def run_patchguard(
+    study: PatchGuardStudy,
+    roots: Sequence[Path | None],
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    shard: tuple[int, int] = (1, 1),
+    device: str = "cpu",
+    progress: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> PatchGuardOutcome:
+    """Train and evaluate what is not on disk yet.
+
+    Parameters
+    ----------
+    study : PatchGuardStudy
+        What to run.
+    roots : sequence of Path or None
+        Folders of the data set; None for generated data.
+    out : Path
+        Models and results lie in `out / dataset / category / key`, the key being a hash of the
+        configuration, the images and the version: a run that was stopped goes on from its last
+        epoch, a finished one is not repeated, whichever tables ask for it.
+    only : sequence of str, optional
+        Categories to take; default all.
+    shard : (int, int), default (1, 1)
+        `(i, n)` with 1 <= i <= n: only runs i, i + n, i + 2 n, ... of the plan.
+    device : str, default "cpu"
+        Where to compute.
+    progress : bool, default True
+        Show progress bars.
+    say : callable, optional
+        Called with a line about each run.
+
+    Returns
+    -------
+    PatchGuardOutcome
+        With everything that is on disk, of other shards too. Also written to `out / dataset` as
+        `tables.md` and `tables.json`.
+
+    Raises
+    ------
+    InputError
+        If an option is out of range or unknown.
+    DataError
+        If a data set is damaged, or every run asked for failed.
+    """
+    from robustad.reproduce.patchguard_tables import write_tables
+
+    place, count = shard
+    if not 1 <= place <= count:
+        raise InputError(f"shard: expected i/n with 1 <= i <= n, got {place}/{count}")
+    runs = plan(study, roots, only=only)
+    shelf = _Shelf(study, out)
+    skipped: list[str] = []
+    mine = runs[place - 1 :: count]
+    for run in mine:
+        began = time.perf_counter()
+        name = f"{run.index}/{len(runs)} {run.name}"
+        try:
+            made = _run(study, run, shelf, device, progress)
+        except (DataError, TrainingError) as error:  # says something of this run alone
+            skipped.append(f"{run.name}: {error}")
+            say(f"{name}: skipped, {error}")
+            continue
+        first = shelf.evaluation(run, run.checks[0])
+        text = "" if first is None else store.line(first)
+        state = f"{time.perf_counter() - began:.0f} s" if made else "on disk"
+        say(f"{name}: {state}, {text}")
+    if mine and len(skipped) == len(mine):
+        raise DataError("every run failed: " + "; ".join(skipped))
+    outcome = _collected(runs, shelf)
+    outcome.skipped = skipped
+    write_tables(outcome, study, out / study.dataset)
+    return outcome
+
+
+def list_patchguard(
+    study: PatchGuardStudy,
+    roots: Sequence[Path | None],
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+) -> list[tuple[Run, Path | None, bool]]:
+    """Every run of a study with its folder (None where nothing was begun) and whether it is done.
+
+    See `run_patchguard` for the parameters. Images are read, for their hash, only of categories
+    of which something lies in `out`.
+    """
+    return _collected(plan(study, roots, only=only), _Shelf(study, out)).runs
+
+
+class _Shelf:
+    """Where each run of a study lies on disk."""
+
+    def __init__(self, study: PatchGuardStudy, out: Path) -> None:
+        self.study, self.out = study, out / study.dataset
+        self._loaded: dict[tuple[Path | None, str], tuple[Dataset, str]] = {}
+        self._keys: dict[int, str] = {}
+
+    def data(self, run: Run) -> tuple[Dataset, str]:
+        """Images of a run and their hash; read once."""
+        place = (run.root, run.category)
+        if place not in self._loaded:
+            data = load(self.study.dataset, *place)
+            self._loaded[place] = (data, content_hash(data))
+        return self._loaded[place]
+
+    def key(self, run: Run) -> str:
+        """Hash of all that the trained model is made from."""
+        if run.index not in self._keys:
+            config = run.config.fingerprint()
+            config["weights"] = store.weights_identity(run.config.weights)
+            self._keys[run.index] = store.fingerprint(config, self.data(run)[1], __version__)
+        return self._keys[run.index]
+
+    def folder(self, run: Run) -> Path:
+        """Where a run's model and evaluations lie."""
+        return self.out / run.category / self.key(run)[:12]
+
+    def begun(self, run: Run) -> bool:
+        """Whether there can be anything of a run, told without reading its images."""
+        return (self.out / run.category).is_dir()
+
+    def place(self, run: Run, check: Check) -> tuple[Path, str]:
+        """File of an evaluation, and the fingerprint it has if it is this one."""
+        made_from = store.fingerprint(self.key(run), check.eps, check.attacks)
+        return self.folder(run) / f"evaluation-{made_from[:8]}.json", made_from
+
+    def evaluation(self, run: Run, check: Check) -> Evaluation | None:
+        """What an evaluation found, if it is on disk."""
+        done = store.read(*self.place(run, check))
+        return None if done is None else done.evaluation
+
+
+def _run(study: PatchGuardStudy, run: Run, shelf: _Shelf, device: str, progress: bool) -> bool:
+    """Do what is missing of a run; whether there was anything."""
+    missing = [check for check in run.checks if shelf.evaluation(run, check) is None]
+    if not missing:
+        return False
+    data, _ = shelf.data(run)
+    folder = shelf.folder(run)
+    if (folder / DETECTOR).is_file():  # written last, when training is done
+        detector = load_detector(folder / DETECTOR).to(device)
+    else:
+        detector = train(data, run.config, out=folder, device=device, progress=progress)
+    for check in missing:
+        began = time.perf_counter()
+        found = evaluate(
+            detector,
+            data.test,
+            attacks=check.attacks,
+            eps=check.eps,
+            batch_size=study.batch_size,
+            dataset=study.dataset,
+            category=run.category,
+            progress=progress,
+        )
+        path, made_from = shelf.place(run, check)
+        seconds = time.perf_counter() - began
+        store.Done(fingerprint=made_from, seconds=seconds, evaluation=found).save(path)
+    return True
+
+
+def _collected(runs: Sequence[Run], shelf: _Shelf) -> PatchGuardOutcome:
+    outcome = PatchGuardOutcome()
+    for run in runs:
+        folder, done = None, False
+        if shelf.begun(run):
+            found = [(check, shelf.evaluation(run, check)) for check in run.checks]
+            done = all(evaluation is not None for _, evaluation in found)
+            folder = shelf.folder(run) if shelf.folder(run).is_dir() else None
+            for check, evaluation in found:
+                for row in check.rows if evaluation is not None else ():
+                    outcome.results.setdefault(row, []).append(evaluation)  # type: ignore[arg-type]
+        outcome.runs.append((run, folder, done))
+    return outcome
