@@ -46,6 +46,14 @@ def test_examples_of_a_page_run(page, least):
     assert failed == 0
 
 
+def test_pseudo_anomalies_page_examples_run():
+    failed, tried = doctest.testfile(
+        str(ROOT / "docs" / "pseudo_anomalies.md"), module_relative=False
+    )
+    assert tried > 8
+    assert failed == 0
+
+
 @pytest.mark.parametrize("script", ["render_results.py", "render_performance.py"])
 def test_figures_are_those_of_the_result_files(script):
     done = subprocess.run(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from robustad.backbones.weights import RANDOM
 from robustad.data.dataset import Dataset, Sample
 from robustad.errors import InputError
 from robustad.foreground.cache import FOLDER, MaskCache, file_digest, writable
@@ -48,7 +49,8 @@ def estimate(
         Another way of preparing images, such as a crop; all images must come out at one size.
     cache : str, Path or None, default None
         Folder to keep masks in (`gradcam` and `pca` only). None for `.robustad/foreground` in the
-        folder of the category; where there is no such folder, or it is read-only, nothing is kept.
+        folder of the category; where there is no such folder, or it is read-only, nothing is kept,
+        nor is anything found with random weights.
     device : str or torch.device, default "cpu"
         Where the network runs. It is no part of what a kept mask is checked against.
     batch_size : int, default 8
@@ -176,6 +178,8 @@ def _cache(
     geometry: Geometry,
     folder: str | Path | None,
 ) -> MaskCache | None:
+    if config.weights == RANDOM:  # another network each time
+        return None
     if folder is not None:
         chosen = Path(folder)
         if not writable(chosen):

@@ -60,7 +60,10 @@ def jpeg(pixels: Tensor, height: Tensor, width: Tensor, quality: Tensor) -> Tens
     # As libjpeg has it: columns are repeated before halving, rows after it.
     half_height, half_width = (torch.div(e + 1, 2, rounding_mode="floor") for e in (height, width))
     full = torch.full_like(half_width, pixels.shape[3] // 2)
-    chroma = extend(F.avg_pool2d(ycc[:, 1:], 2), half_height, full)
+    # Four bytes to one: half a step is added in turns of less and more.
+    turns = torch.arange(pixels.shape[3] // 2, device=pixels.device) % 2
+    halved = torch.floor(F.avg_pool2d(ycc[:, 1:], 2) + (1 + turns) / 4)
+    chroma = extend(halved, half_height, full)
     chroma = _quantise(chroma, _table(_CHROMA, quality))
     # Decoders keep each plane in a byte, which cuts off overshoot before it mixes into colours.
     luma, chroma = (torch.round(plane).clamp(-128.0, 127.0) for plane in (luma, chroma))

@@ -36,8 +36,7 @@ def lines(pixels: Tensor, ends: Tensor, colours: Tensor, number: Tensor) -> Tens
     top = top.scatter_reduce(
         1, (row * edge + column).flatten(1), order[..., None].expand_as(row).flatten(1), "amax"
     )
-    painted = colours.mT.gather(2, (top - 1).clamp(min=0)[:, None].expand(-1, 3, -1))
-    return torch.where(top[:, None] > 0, painted, pixels.flatten(2)).view(pixels.shape)
+    return _fill(pixels, top, colours)
 
 
 def rectangles(pixels: Tensor, boxes: Tensor, colours: Tensor, number: Tensor) -> Tensor:
@@ -63,10 +62,10 @@ def rectangles(pixels: Tensor, boxes: Tensor, colours: Tensor, number: Tensor) -
     top, left, height, width = boxes[..., None].unbind(2)  # (n, R, 1)
     rows = (steps >= top) & (steps < top + height)
     columns = (steps >= left) & (steps < left + width)
-    for k in range(boxes.shape[1]):
-        inside = rows[:, k, :, None] & columns[:, k, None, :] & (number > k).view(-1, 1, 1)
-        pixels = torch.where(inside[:, None], colours[:, k, :, None, None], pixels)
-    return pixels
+    order = torch.arange(1, boxes.shape[1] + 1, device=pixels.device, dtype=torch.uint8)
+    order = order * (order <= number[:, None])
+    inside = rows[..., :, None] & columns[..., None, :]
+    return _fill(pixels, (inside * order[..., None, None]).amax(dim=1).flatten(1), colours)
 
 
 def masked_colour(
@@ -99,3 +98,10 @@ def masked_colour(
     level = (noise - low) / (high - low).clamp(min=1e-12)
     filled = (level > threshold.view(-1, 1, 1)) & inside
     return torch.where(filled[:, None], colour[:, :, None, None], pixels)
+
+
+def _fill(pixels: Tensor, top: Tensor, colours: Tensor) -> Tensor:
+    """Give each pixel the colour that `top` (n, E * E) counts from 1; 0 leaves it as it is."""
+    index = (top.long() - 1).clamp(min=0)[:, None].expand(-1, 3, -1)
+    painted = colours.mT.gather(2, index)
+    return torch.where(top[:, None] > 0, painted, pixels.flatten(2)).view(pixels.shape)
