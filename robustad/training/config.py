@@ -58,6 +58,9 @@ class AttackConfig(_Section):
         Each image's iterate of highest objective (one forward pass more), or the last one.
     mode : {"eval", "train"}
         Mode of the network while it is attacked; `train` has dropout in it.
+    clean_epochs, ramp_epochs : float >= 0
+        Epochs at the beginning without any attack, and epochs after them in which eps grows to its
+        value: what a network learns first on clean images makes attacked training shorter.
     """
 
     eps: float = Field(default=8 / 255, gt=0, le=1)
@@ -67,6 +70,15 @@ class AttackConfig(_Section):
     start: Literal["zero", "random", "warm"] = "random"
     keep: Literal["best", "last"] = "best"
     mode: Literal["eval", "train"] = "eval"
+    clean_epochs: float = Field(default=0.0, ge=0)
+    ramp_epochs: float = Field(default=0.0, ge=0)
+
+    def strength(self, epoch: float) -> float:
+        """Share of eps after `epoch` epochs, in [0, 1]; 0 where images are not attacked at all."""
+        if not self.steps or epoch < self.clean_epochs:
+            return 0.0
+        done = epoch - self.clean_epochs
+        return min(1.0, done / self.ramp_epochs) if self.ramp_epochs else 1.0
 
 
 class LossConfig(_Section):
@@ -81,6 +93,11 @@ class LossConfig(_Section):
         Weights of the four terms.
     label_fraction : float in [0, 1)
         A patch is anomalous where more than this share of its pixels is; 0 for any pixel.
+    least_contrast : float in [0, 1)
+        Anomalous patches that differ less than this from the normal image, on average over their
+        pixels and channels, count as neither: a patch pasted onto its like is no anomaly.
+    image : float >= 0
+        Weight of the image score's own cross-entropy, added to each term.
     """
 
     reduction: Literal["balanced", "mean", "sum"] = "balanced"
@@ -89,6 +106,8 @@ class LossConfig(_Section):
     anomalous: float = Field(default=1.0, ge=0)
     adversarial_anomalous: float = Field(default=1.0, ge=0)
     label_fraction: float = Field(default=0.0, ge=0, lt=1)
+    least_contrast: float = Field(default=0.0, ge=0, lt=1)
+    image: float = Field(default=0.0, ge=0)
 
 
 class RegulariserConfig(_Section):

@@ -24,6 +24,7 @@ def adversarial(
     top_k: int | float,
     seeds: Sequence[int],
     start: Tensor | None = None,
+    strength: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Perturb a batch so that the network gets it wrong.
@@ -44,6 +45,8 @@ def adversarial(
         One an image: its random start, and for `mixed` its objective (even: `flip`).
     start : Tensor, (B, 3, S, S), optional
         Where earlier attacks on these images ended, for `start: warm`.
+    strength : float in (0, 1], default 1
+        Share of eps and step size.
     dtype : torch.dtype, default float32
         Autocast to this type while attacking.
 
@@ -57,8 +60,8 @@ def adversarial(
     Madry et al., ICLR 2018. Only the images' gradient is computed: parameters take no part in the
     backward pass. NaN gradients leave an image where it is; the loss then shows it.
     """
-    eps, steps = config.eps, config.steps
-    size = 2.5 * eps / steps if config.step_size is None else config.step_size
+    eps, steps = strength * config.eps, config.steps
+    size = 2.5 * eps / steps if config.step_size is None else strength * config.step_size
     if config.start == "zero":
         current = x
     elif config.start == "warm" and start is not None:

@@ -9,11 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustad.errors import InputError
+from robustad.ops import topk_mean
 from robustad.training.config import LossConfig
 
 
 def patch_loss(
-    logits: Tensor, target: Tensor, reduction: Literal["balanced", "mean", "sum"]
+    logits: Tensor,
+    target: Tensor,
+    reduction: Literal["balanced", "mean", "sum"],
+    known: Tensor | None = None,
 ) -> Tensor:
     """Binary cross-entropy of each image's patches.
 
@@ -26,6 +30,8 @@ def patch_loss(
     reduction : {"balanced", "mean", "sum"}
         Over patches. `balanced` is half the mean over normal patches plus half the mean over
         anomalous ones, or the whole mean where an image has patches of one kind only.
+    known : Tensor, (B, N), bool, optional
+        Patches that count; by default all. An image without any has loss 0.
 
     Returns
     -------
@@ -38,18 +44,26 @@ def patch_loss(
     >>> patch_loss(torch.zeros(1, 4), torch.tensor([[True, False, False, False]]), "balanced")
     tensor([0.6931])
     """
+    counted = torch.ones_like(logits) if known is None else known.to(logits.dtype)
     inside = target.to(logits.dtype)
-    entropy = F.binary_cross_entropy_with_logits(logits, inside, reduction="none")
+    entropy = F.binary_cross_entropy_with_logits(logits, inside, reduction="none") * counted
     if reduction == "sum":
         return entropy.sum(dim=1)
     if reduction == "mean":
-        return entropy.mean(dim=1)
-    outside = 1 - inside
+        return entropy.sum(dim=1) / counted.sum(dim=1).clamp_min(1)
+    inside, outside = inside * counted, (1 - inside) * counted
     n_inside, n_outside = inside.sum(dim=1), outside.sum(dim=1)
     anomalous = (entropy * inside).sum(dim=1) / n_inside.clamp_min(1)
     normal = (entropy * outside).sum(dim=1) / n_outside.clamp_min(1)
     kinds = (n_inside > 0).to(logits.dtype) + (n_outside > 0).to(logits.dtype)
-    return (anomalous + normal) / kinds
+    return (anomalous + normal) / kinds.clamp_min(1)
+
+
+def image_loss(logits: Tensor, target: Tensor, top_k: int | float) -> Tensor:
+    """Binary cross-entropy (B,) of the image score: the mean of the `top_k` largest logits."""
+    label = target.any(dim=1).to(logits.dtype)
+    score = topk_mean(logits, top_k)
+    return F.binary_cross_entropy_with_logits(score, label, reduction="none")
 
 
 def term_weights(
@@ -109,3 +123,25 @@ def patch_targets(mask: Tensor, grid: tuple[int, int], fraction: float) -> Tenso
     share = F.avg_pool2d(mask.float().unsqueeze(1), kernel).flatten(1)
     # half a pixel's share of slack: a mean of zeros is exactly zero, others are rounded
     return share > fraction + 0.5 * (fraction > 0) * 1e-6
+
+
+def patch_contrast(made: Tensor, normal: Tensor, grid: tuple[int, int]) -> Tensor:
+    """How much each patch differs from the normal image it was made of.
+
+    Parameters
+    ----------
+    made, normal : Tensor, (B, 3, S, S), floating point
+        With and without a pseudo-anomaly.
+    grid : (int, int)
+        Rows and columns of patches; S is a multiple of both.
+
+    Returns
+    -------
+    Tensor, (B, N)
+        Mean absolute difference of the pixels that differ at all; 0 where none does.
+    """
+    kernel = (made.shape[2] // grid[0], made.shape[3] // grid[1])
+    difference = (made - normal).abs().mean(dim=1, keepdim=True)
+    changed = F.avg_pool2d((difference > 0).float(), kernel).flatten(1)
+    total = F.avg_pool2d(difference, kernel).flatten(1)
+    return total / changed.clamp_min(torch.finfo(total.dtype).tiny)

@@ -16,7 +16,13 @@ from robustad.networks import PatchNetwork
 from robustad.pseudo import PseudoAnomalies
 from robustad.training.config import Precision, TrainingConfig
 from robustad.training.inner import adversarial, autocast
-from robustad.training.loss import patch_loss, patch_targets, term_weights
+from robustad.training.loss import (
+    image_loss,
+    patch_contrast,
+    patch_loss,
+    patch_targets,
+    term_weights,
+)
 from robustad.training.regulariser import layer_weights, regulariser
 
 
@@ -30,12 +36,15 @@ class Batch:
         Normal, pseudo-anomalous, and the attacked copies of both.
     target : Tensor, (4n, N) or (2n, N), bool
         Anomalous patches.
+    known : Tensor, (4n, N) or (2n, N), bool
+        Patches that count in the loss.
     normal : int
         n.
     """
 
     x: Tensor
     target: Tensor
+    known: Tensor
     normal: int
 
 
@@ -83,6 +92,7 @@ class Step:
         pseudo_seeds: Sequence[int],
         start_seeds: Sequence[int],
         start: Tensor | None = None,
+        strength: float = 1.0,
     ) -> Batch:
         """Make the anomalous half and the attacked copies of a batch of normal images.
 
@@ -98,13 +108,21 @@ class Step:
             2n seeds of random starts.
         start : Tensor, (2n, 3, S, S), optional
             Perturbations that earlier attacks ended with.
+        strength : float in [0, 1], default 1
+            Share of eps; 0 for no attack.
         """
         made = self.pseudo(normal, foreground, seeds=list(pseudo_seeds))
         anomalous = patch_targets(made.mask, self.network.grid, self.config.loss.label_fraction)
         x = torch.cat([normal, made.images])
         target = torch.cat([torch.zeros_like(anomalous), anomalous])
-        if not self.config.attack.steps:
-            return Batch(x, target, normal.shape[0])
+        known = torch.ones_like(target)
+        if self.config.loss.least_contrast > 0:
+            contrast = patch_contrast(made.images, normal, self.network.grid)
+            known[normal.shape[0] :] = (contrast >= self.config.loss.least_contrast) | (
+                contrast == 0
+            )
+        if not strength or not self.config.attack.steps:
+            return Batch(x, target, known, normal.shape[0])
         adv = adversarial(
             self.network,
             x,
@@ -113,9 +131,15 @@ class Step:
             top_k=self.top_k,
             seeds=start_seeds,
             start=None if start is None else x + start,
+            strength=strength,
             dtype=self.attack_dtype,
         )
-        return Batch(torch.cat([x, adv]), torch.cat([target, target]), normal.shape[0])
+        return Batch(
+            torch.cat([x, adv]),
+            torch.cat([target, target]),
+            torch.cat([known, known]),
+            normal.shape[0],
+        )
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Change the weights once; return the losses.
@@ -138,8 +162,7 @@ class Step:
             with self.trained.no_sync() if shared else nullcontext():  # type: ignore[operator]
                 with autocast(self.device, self.dtype):
                     logits, maps = self.trained(batch.x[part], attention=tuple(self.layers))
-                entropy = patch_loss(logits.float(), batch.target[part], config.loss.reduction)
-                loss = (weights[part] * entropy).sum()
+                loss = (weights[part] * self._entropy(logits.float(), batch, part)).sum()
                 penalty = torch.zeros((), device=self.device)
                 if self.layers:
                     each = regulariser(maps, [*self.layers.values()], config.regulariser)
@@ -156,6 +179,14 @@ class Step:
             figures["gradient_norm"] = float(norm)
         self.optimiser.step()
         return figures
+
+    def _entropy(self, logits: Tensor, batch: Batch, part: slice) -> Tensor:
+        """Loss (b,) of each image of a part of the batch."""
+        config, target = self.config.loss, batch.target[part]
+        entropy = patch_loss(logits, target, config.reduction, batch.known[part])
+        if config.image:
+            entropy = entropy + config.image * image_loss(logits, target, self.top_k)
+        return entropy
 
 
 def resolve(precision: Precision, device: torch.device) -> torch.dtype:

@@ -166,7 +166,8 @@ class Trainer:
             rate = learning_rate(self.config.optimiser, epoch + number / per_epoch)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            figures = self._one(epoch, share)
+            strength = self.config.attack.strength(epoch + number / per_epoch)
+            figures = self._one(epoch, share, strength)
             if not np.isfinite([figures["loss"], figures["regulariser"]]).all():
                 raise TrainingError(
                     f"the loss is not finite (loss {figures['loss']}, regulariser "
@@ -193,8 +194,8 @@ class Trainer:
             "seconds": seconds,
         }
 
-    def _one(self, epoch: int, items: list[tuple[int, int]]) -> dict[str, float]:
-        """One step on some (image, draw)."""
+    def _one(self, epoch: int, items: list[tuple[int, int]], strength: float) -> dict[str, float]:
+        """One step on some (image, draw), attacked at a share of eps."""
         rows = [row for row, _ in items]
         normal, foreground = self.images.take(rows, self.device)
         seed = self.config.seed
@@ -209,8 +210,9 @@ class Trainer:
             pseudo_seeds=pseudo_seeds,
             start_seeds=[pair[0] for pair in starts] + [pair[1] for pair in starts],
             start=start,
+            strength=strength,
         )
-        if self.ended is not None and self.config.attack.steps:
+        if self.ended is not None and batch.x.shape[0] > 2 * len(items):
             count = 2 * len(items)
             delta = (batch.x[count:] - batch.x[:count]).cpu().half()
             self.ended[rows] = delta.reshape(2, len(items), *delta.shape[1:]).transpose(0, 1)

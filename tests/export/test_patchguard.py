@@ -28,7 +28,12 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+# Convolutional bodies have many layers, each of which takes its time to trace.
+SLOW = ("resnet", "unet")
+KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in CONFIGS]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def exported(request, tmp_path_factory):
     torch.manual_seed(0)
     detector = PatchGuard(CONFIGS[request.param])

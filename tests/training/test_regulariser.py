@@ -94,7 +94,9 @@ def test_layers_by_name(toy):
 
 def test_a_layer_that_is_not_there(toy):
     toy.attention_layers = ("block 1", "discriminator")
-    with pytest.raises(InputError, match=r"some of last, last-1, .*, block 1, discriminator, got 'block 6'"):
+    with pytest.raises(
+        InputError, match=r"some of last, last-1, .*, block 1, discriminator, got 'block 6'"
+    ):
         resolve_layer("block 6", toy)
 
 
