@@ -22,11 +22,14 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     small = Surfaces(size=64, train=4, test_good=6, per_defect=2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "load", lambda name, category: small.load(category))
-    first, second = python_blocks("README.md")
+    first, training, second = python_blocks("README.md")
     names: dict[str, object] = {}
     exec(first.replace("image_size=256", "image_size=64"), names)
     clean, worst = map(float, capsys.readouterr().out.split())
     assert 0 <= worst <= clean <= 1
+    tiny = {"network.image_size": 32, "optimiser.epochs": 1, "optimiser.repeats": 1}
+    exec(training.replace('"robust", ', f'"fast", overrides={tiny}, '), names)
+    assert (tmp_path / "runs" / "cloth" / "detector.safetensors").is_file()
     from PIL import Image
 
     Image.fromarray(small.load("cloth").test[0].image).save("part.png")

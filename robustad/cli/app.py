@@ -14,6 +14,7 @@ from robustad.cli import (
     export,
     fit,
     predict,
+    preview,
     reproduce,
     reproduce_patchguard,
     train,
@@ -55,6 +56,7 @@ app.command(cls=ManyValues)(train.train)
 app.command(cls=ManyValues)(evaluate.evaluate)
 app.command(cls=ManyValues)(calibrate.calibrate)
 app.command(cls=ManyValues)(predict.predict)
+app.command(cls=ManyValues)(preview.preview)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)

@@ -175,7 +175,14 @@ class GradCAM(nn.Module):
         -------
         Tensor, (B, S, S), float32 in [0, 1]
             Bilinear, each map brought to [0, 1]; all 0 where the network sees no difference.
+
+        Raises
+        ------
+        InputError
+            If the images are not square.
         """
+        if images.shape[2] != images.shape[3]:
+            raise InputError(f"images: expected square ones, got {tuple(images.shape)}")
         contrast = self.contrast if contrast is None else contrast
         gentle, harsh = augmented(images, seed, soft, hard if contrast > 0 else 0)
         first, classes = self(gentle[0])

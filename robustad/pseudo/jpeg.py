@@ -55,9 +55,16 @@ def jpeg(pixels: Tensor, height: Tensor, width: Tensor, quality: Tensor) -> Tens
         Multiples of 1 / 255.
     """
     whole = torch.round(extend(pixels, height, width) * 255.0)
-    ycc = _mix(whole, _TO_YCC)
+    ycc = torch.round(_mix(whole, _TO_YCC))
     luma = _quantise(ycc[:, :1] - 128.0, _table(_LUMA, quality))
-    chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), _table(_CHROMA, quality))
+    # As libjpeg has it: columns are repeated before halving, rows after it.
+    half_height, half_width = (torch.div(e + 1, 2, rounding_mode="floor") for e in (height, width))
+    full = torch.full_like(half_width, pixels.shape[3] // 2)
+    chroma = extend(F.avg_pool2d(ycc[:, 1:], 2), half_height, full)
+    chroma = _quantise(chroma, _table(_CHROMA, quality))
+    # Decoders keep each plane in a byte, which cuts off overshoot before it mixes into colours.
+    luma, chroma = (torch.round(plane).clamp(-128.0, 127.0) for plane in (luma, chroma))
+    chroma = extend(chroma, half_height, half_width)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     rgb = _mix(torch.cat([luma + 128.0, chroma], dim=1), _TO_RGB)
     return torch.round(rgb).clamp(0.0, 255.0) / 255.0

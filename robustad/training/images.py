@@ -14,7 +14,7 @@ from robustad.data.splits import hold_out
 from robustad.errors import DataError
 from robustad.foreground import ForegroundConfig, estimate
 from robustad.geometry import Geometry
-from robustad.progress import track
+from robustad.progress import counter, track
 
 # Above this many bytes images are held in 16 bits, which costs a twentieth of a grey level.
 FULL_PRECISION_BYTES = 4 << 30
@@ -85,8 +85,8 @@ def read_images(
     ------
     DataError
         If there are fewer than two training images, or one cannot be read.
-    InputError
-        If a foreground is empty or cannot be found.
+    WeightsError
+        If the network that finds foregrounds cannot be had.
     """
     samples = data.train
     if len(samples) < 2:
@@ -101,10 +101,9 @@ def read_images(
     )
     for row, sample in enumerate(track(samples, "read images", enabled=progress)):
         pixels[row] = _prepared(sample, geometry)
-    masks = estimate(data, pixels, foreground, device=device, progress=progress)
-    return Images(
-        pixels=pixels, foreground=masks.cpu(), names=tuple(sample.name for sample in samples)
-    )
+    with counter("find foregrounds", enabled=progress) as count:
+        masks = estimate(data, foreground, geometry=geometry, device=device, progress=count)
+    return Images(pixels=pixels, foreground=masks, names=tuple(sample.name for sample in samples))
 
 
 def split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
