@@ -147,7 +147,8 @@ def _direction(gradient: Tensor, norm: Norm) -> Tensor:
     largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
     scaled = gradient / largest
     length = torch.linalg.vector_norm(scaled.flatten(1), dim=1).clamp_min(tiny)
-    return scaled / length[:, None, None, None]
+    unit: Tensor = scaled / length[:, None, None, None]
+    return unit
 
 
 def _better(
