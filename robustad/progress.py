@@ -68,8 +68,8 @@ def _bar(*more: str) -> "Progress":
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    columns += tuple(TextColumn(text) for text in more)
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    added = (TextColumn(text) for text in more)
+    return Progress(*columns, *added, console=Console(stderr=True), transient=True)
 
 
 @contextmanager

@@ -135,7 +135,10 @@ def random_start(x: Tensor, eps: float, *, seeds: list[int], norm: Norm = "linf"
 def distance(x: Tensor, centre: Tensor, norm: Norm = "linf") -> Tensor:
     """Distance (B,) of images (B, 3, H, W) to others in a norm."""
     delta = (x - centre).flatten(1)
-    return delta.abs().amax(dim=1) if norm == "linf" else torch.linalg.vector_norm(delta, dim=1)
+    if norm == "linf":
+        return delta.abs().amax(dim=1)
+    length: Tensor = torch.linalg.vector_norm(delta, dim=1)
+    return length
 
 
 def _direction(gradient: Tensor, norm: Norm) -> Tensor:

@@ -48,7 +48,7 @@ def run_pair(
     """
     from robustad.evaluation import collect_examples, evaluate
 
-    plans = (
+    plans: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         (ROBUST, "patchguard", {}, "6/8 train: PatchGuard, attacked while it learns"),
         (CLEAN_TRAINED, "patchguard_clean", {"attack.steps": 0}, "7/8 train: its clean twin"),
     )

@@ -142,7 +142,7 @@ def _timm_vit(config: NetworkConfig, weights: str | Path | None) -> Any:
 
     name, weights = named_weights(config, weights)
     options: dict[str, Any] = {"img_size": config.image_size, **config.shrinking}
-    create = timm.create_model
+    create: Any = timm.create_model
     if config.layer_scale is None:
         create = _without_layer_scale  # timm takes None for "as usual"
     elif config.layer_scale != "model":

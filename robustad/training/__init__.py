@@ -2,6 +2,6 @@
 
 from robustad.training.config import TrainingConfig
 from robustad.training.presets import PRESETS, preset
-from robustad.training.train import train
+from robustad.training.run import train
 
 __all__ = ["PRESETS", "TrainingConfig", "preset", "train"]

@@ -31,9 +31,9 @@ class ScoreConfig(_Section):
         Where the Gaussian is cut, in pixels; None for 4 sigma.
     """
 
-    top_k: int = Field(5, ge=1)
-    map_sigma: float = Field(6.0, ge=0)
-    map_radius: int | None = Field(7, ge=1)
+    top_k: int = Field(default=5, ge=1)
+    map_sigma: float = Field(default=6.0, ge=0)
+    map_radius: int | None = Field(default=7, ge=1)
 
 
 class AttackConfig(_Section):
@@ -60,9 +60,9 @@ class AttackConfig(_Section):
         Mode of the network while it is attacked; `train` has dropout in it.
     """
 
-    eps: float = Field(8 / 255, gt=0, le=1)
-    steps: int = Field(10, ge=0)
-    step_size: float | None = Field(None, gt=0)
+    eps: float = Field(default=8 / 255, gt=0, le=1)
+    steps: int = Field(default=10, ge=0)
+    step_size: float | None = Field(default=None, gt=0)
     objective: TrainingObjective = "flip"
     start: Literal["zero", "random", "warm"] = "random"
     keep: Literal["best", "last"] = "best"
@@ -84,11 +84,11 @@ class LossConfig(_Section):
     """
 
     reduction: Literal["balanced", "mean", "sum"] = "balanced"
-    normal: float = Field(1.0, ge=0)
-    adversarial_normal: float = Field(1.0, ge=0)
-    anomalous: float = Field(1.0, ge=0)
-    adversarial_anomalous: float = Field(1.0, ge=0)
-    label_fraction: float = Field(0.0, ge=0, lt=1)
+    normal: float = Field(default=1.0, ge=0)
+    adversarial_normal: float = Field(default=1.0, ge=0)
+    anomalous: float = Field(default=1.0, ge=0)
+    adversarial_anomalous: float = Field(default=1.0, ge=0)
+    label_fraction: float = Field(default=0.0, ge=0, lt=1)
 
 
 class RegulariserConfig(_Section):
@@ -116,10 +116,10 @@ class RegulariserConfig(_Section):
     """
 
     term: Literal["none", "degree", "kl", "entropy"] = "degree"
-    weight: float = Field(0.1, ge=0)
+    weight: float = Field(default=0.1, ge=0)
     layers: dict[str, float] = Field(default_factory=lambda: {"last": 1.0, "discriminator": 1.0})
-    delta: float | None = Field(None, ge=0, le=1)
-    tau: float = Field(0.01, ge=1e-20)
+    delta: float | None = Field(default=None, ge=0, le=1)
+    tau: float = Field(default=0.01, ge=1e-20)
     per: Literal["row", "entry"] = "row"
     renormalise: bool = True
 
@@ -151,16 +151,16 @@ class OptimiserConfig(_Section):
         that this only bounds memory (batch normalisation sees chunks).
     """
 
-    epochs: int = Field(300, ge=1)
-    batch_size: int = Field(16, ge=1)
-    lr: float = Field(8e-4, gt=0)
-    weight_decay: float = Field(1e-5, ge=0)
-    final_lr: float = Field(0.0125, ge=0, le=1)
-    warmup: float = Field(0.0, ge=0)
-    clip: float | None = Field(1.0, gt=0)
-    ema: float | None = Field(None, ge=0, lt=1)
-    repeats: int = Field(1, ge=1)
-    chunk: int | None = Field(None, ge=1)
+    epochs: int = Field(default=300, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    lr: float = Field(default=8e-4, gt=0)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    final_lr: float = Field(default=0.0125, ge=0, le=1)
+    warmup: float = Field(default=0.0, ge=0)
+    clip: float | None = Field(default=1.0, gt=0)
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    repeats: int = Field(default=1, ge=1)
+    chunk: int | None = Field(default=None, ge=1)
 
 
 class ValidationConfig(_Section):
@@ -181,11 +181,11 @@ class ValidationConfig(_Section):
         Validations without a better one after which training stops.
     """
 
-    fraction: float = Field(0.1, ge=0, lt=1)
-    every: int = Field(5, ge=0)
-    steps: int = Field(20, ge=1)
-    draws: int = Field(2, ge=1)
-    patience: int | None = Field(10, ge=1)
+    fraction: float = Field(default=0.1, ge=0, lt=1)
+    every: int = Field(default=5, ge=0)
+    steps: int = Field(default=20, ge=1)
+    draws: int = Field(default=2, ge=1)
+    patience: int | None = Field(default=10, ge=1)
 
 
 class TrainingConfig(_Section):
@@ -210,17 +210,17 @@ class TrainingConfig(_Section):
     """
 
     preset: str = "custom"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     weights: str = "random"
-    network: NetworkConfig = Field(default_factory=NetworkConfig)
-    score: ScoreConfig = Field(default_factory=ScoreConfig)
-    pseudo: PseudoConfig = Field(default_factory=PseudoConfig)
-    foreground: ForegroundConfig = Field(default_factory=ForegroundConfig)
-    attack: AttackConfig = Field(default_factory=AttackConfig)
-    loss: LossConfig = Field(default_factory=LossConfig)
-    regulariser: RegulariserConfig = Field(default_factory=RegulariserConfig)
-    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
-    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    network: NetworkConfig = NetworkConfig()
+    score: ScoreConfig = ScoreConfig()
+    pseudo: PseudoConfig = PseudoConfig()
+    foreground: ForegroundConfig = ForegroundConfig()
+    attack: AttackConfig = AttackConfig()
+    loss: LossConfig = LossConfig()
+    regulariser: RegulariserConfig = RegulariserConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    validation: ValidationConfig = ValidationConfig()
     attack_precision: Precision = "auto"
     precision: Precision = "float32"
     compile: bool = False

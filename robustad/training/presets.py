@@ -68,7 +68,7 @@ def preset(
 
 def to_yaml(config: TrainingConfig) -> str:
     """Write a configuration as the YAML that `preset` reads."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def _read(name: str | Path) -> tuple[str, str]:

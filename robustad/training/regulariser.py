@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustad.errors import InputError
 from robustad.networks import Attention, PatchNetwork
-from robustad.ops import attention_degree, attention_statistics
+from robustad.ops import AttentionStatistics, attention_degree, attention_statistics
 from robustad.training.config import RegulariserConfig
 
 
@@ -151,12 +151,12 @@ def spread(maps: Sequence[Attention]) -> dict[str, Spread]:
     for one in maps:
         patches = one.q.shape[2] - one.prefix_tokens
         if one.allowed is not None:
-            maps = one.map()
-            logs = maps.clamp_min(torch.finfo(maps.dtype).tiny).log()
-            statistics = (
-                (maps >= 1 / patches).sum(dim=-1).float(),
-                1 / maps.square().sum(dim=-1),
-                -(maps * logs).sum(dim=-1),
+            entries = one.map()
+            logs = entries.clamp_min(torch.finfo(entries.dtype).tiny).log()
+            statistics = AttentionStatistics(
+                (entries >= 1 / patches).sum(dim=-1).float(),
+                1 / entries.square().sum(dim=-1),
+                -(entries * logs).sum(dim=-1),
             )
         else:
             statistics = attention_statistics(

@@ -46,5 +46,5 @@ def average(averaged: nn.Module, network: nn.Module, decay: float, step: int) ->
     share = 1 - min(decay, (1 + step) / (10 + step))
     for old, new in zip(averaged.parameters(), network.parameters(), strict=True):
         old.lerp_(new.detach(), share)
-    for old, new in zip(averaged.buffers(), network.buffers(), strict=True):
-        old.copy_(new)
+    for kept, now in zip(averaged.buffers(), network.buffers(), strict=True):
+        kept.copy_(now)

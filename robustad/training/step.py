@@ -145,7 +145,7 @@ class Step:
                     each = regulariser(maps, [*self.layers.values()], config.regulariser)
                     # the mean over all images of the step, whatever its chunks
                     penalty = each.sum() / images
-                (loss + penalty).backward()
+                torch.autograd.backward(loss + penalty)
             total += torch.stack([loss.detach(), penalty.detach()])
         loss, penalty = total.tolist()
         figures = {"loss": loss, "regulariser": penalty}

@@ -213,7 +213,7 @@ class Trainer:
         if self.ended is not None and self.config.attack.steps:
             count = 2 * len(items)
             delta = (batch.x[count:] - batch.x[:count]).cpu().half()
-            self.ended[rows] = delta.unflatten(0, (2, len(items))).transpose(0, 1)
+            self.ended[rows] = delta.reshape(2, len(items), *delta.shape[1:]).transpose(0, 1)
         return self.step.update(batch)
 
     def _status(self, epoch: int, loss: float, speed: float) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,14 +14,15 @@ from robustad.metrics import auroc
 from robustad.networks import PatchNetwork
 from robustad.ops import topk_mean
 from robustad.pseudo import PseudoAnomalies
-from robustad.training.config import AttackConfig, TrainingConfig
+from robustad.training.config import AttackConfig, TrainingConfig, TrainingObjective
 from robustad.training.images import Images
-from robustad.training.inner import adversarial, autocast
+from robustad.training.inner import adversarial
 from robustad.training.loss import patch_loss, patch_targets
 from robustad.training.regulariser import spread
 from robustad.training.seeds import VALIDATION_PSEUDO, VALIDATION_START, seeds
 
-ALIGNED = ("image", "flip")
+FloatArray = npt.NDArray[np.floating[Any]]
+ALIGNED: tuple[TrainingObjective, ...] = ("image", "flip")
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Validation:
         items: list[tuple[int, int]],
         top_k: int | float,
         dtype: torch.dtype,
-    ) -> tuple[list[np.ndarray], np.ndarray]:
+    ) -> tuple[list[FloatArray], FloatArray]:
         x, foreground = self.images.take([row for row, _ in items], self.device)
         target = torch.zeros(len(items), self.grid[0] * self.grid[1], dtype=torch.bool)
         target = target.to(self.device)
@@ -145,14 +148,12 @@ class Validation:
         return scores, np.stack(losses)
 
     @torch.no_grad()
-    def _scores(self, network: PatchNetwork, x: Tensor, top_k: int | float) -> np.ndarray:
-        logits, _ = _evaluated(network, x)
-        return topk_mean(logits.float(), top_k).cpu().numpy()
+    def _scores(self, network: PatchNetwork, x: Tensor, top_k: int | float) -> FloatArray:
+        return topk_mean(_logits(network, x), top_k).cpu().numpy()
 
     @torch.no_grad()
-    def _loss(self, network: PatchNetwork, x: Tensor, target: Tensor) -> np.ndarray:
-        logits, _ = _evaluated(network, x)
-        return patch_loss(logits.float(), target, "balanced").cpu().numpy()
+    def _loss(self, network: PatchNetwork, x: Tensor, target: Tensor) -> FloatArray:
+        return patch_loss(_logits(network, x), target, "balanced").cpu().numpy()
 
     @torch.no_grad()
     def _attention(self, network: PatchNetwork) -> dict[str, float]:
@@ -174,10 +175,10 @@ class Validation:
         return figures
 
 
-def _evaluated(network: PatchNetwork, x: Tensor) -> tuple[Tensor, object]:
+def _logits(network: PatchNetwork, x: Tensor) -> Tensor:
+    """Logits (B, N) in evaluation mode and float32; the network comes back in its mode."""
     was = network.training
     network.eval()
-    with autocast(x.device, torch.float32):
-        out = network(x)
+    logits: Tensor = network(x)[0]
     network.train(was)
-    return out
+    return logits.float()
