@@ -59,7 +59,7 @@ def patchguard(
     from robustad.reproduce.patchguard import list_patchguard, run_patchguard
     from robustad.reproduce.patchguard_plan import PatchGuardStudy
 
-    if not data and dataset != "surfaces":
+    if not data and dataset != "surfaces" and not list_runs:
         raise InputError(f"--data: expected the folder of {dataset}, got none")
     part = _shard(shard)
     study = PatchGuardStudy(
@@ -129,7 +129,7 @@ def _print_tables(folder: Path) -> None:
     for table in document["tables"]:
         shown = RichTable(title=table["title"], title_justify="left")
         for index, column in enumerate(table["columns"]):
-            shown.add_column(column, justify="right" if index else "left")
+            shown.add_column(column, justify="right" if index else "left", no_wrap=not index)
         for row in table["rows"]:
             shown.add_row(*row)
         Console().print(shown)

@@ -21,7 +21,9 @@ from robustad.reproduce.patchguard_variants import TABLES, TITLES, l2_attacks, v
 from robustad.reproduce.tables import Table, cell, eps_name, mean
 from robustad.training import preset
 
-TASKS = {"image": ("AD, image", "auroc"), "pixel": ("AL, pixel", "pixel_auroc")}
+# Detection and localisation, as the study abbreviates them.
+TASKS = {"image": ("AD", "auroc"), "pixel": ("AL", "pixel_auroc")}
+FIGURES = "image (AD) and pixel (AL) AUROC in per cent"
 # Tables of the supplement with a row a category.
 BY_CATEGORY = {
     "mvtec": "Table 13",
@@ -51,7 +53,7 @@ def patchguard_tables(
         Per cent AUROC. One row a published row and task: the published clean and adversarial
         figures (`-` where none is printed for the data set), ours clean, under each attack and in
         the worst case per image, and over how many categories ours are means. `main` adds one
-        table by category.
+        table by category, of those done (of all published ones while none is).
     """
     base = preset(study.preset, study.overrides)
     made = []
@@ -63,7 +65,7 @@ def patchguard_tables(
             found = results.get((table, name), ())
             printed = PUBLISHED[table].get(name, {}).get(study.dataset)
             rows += _rows(name, found, printed, attacks)
-        title = f"{TITLES[table]}: AUROC in per cent{_radius(table, results, names)}"
+        title = f"{TITLES[table]}: {FIGURES}{_radius(table, results, names)}"
         made.append(Table(title, _columns(attacks), rows))
         if table == "main":
             made.append(_by_category(results.get((table, names[0]), ()), study))
@@ -120,7 +122,7 @@ def write_tables(outcome: PatchGuardOutcome, study: PatchGuardStudy, out: Path) 
 
 
 def _columns(attacks: Sequence[str]) -> list[str]:
-    return ["", "published clean", "published attacked", "clean", *attacks, "worst case", "of"]
+    return ["", "published", "clean", *attacks, "worst case", "of"]
 
 
 def _rows(
@@ -132,9 +134,9 @@ def _rows(
     rows = []
     for task, (title, metric) in TASKS.items():
         published: Pair | None = None if printed is None else getattr(printed, task)
-        theirs = ["-", "-"] if published is None else [f"{value:.1f}" for value in published]
+        theirs = "-" if published is None else " / ".join(f"{value:.1f}" for value in published)
         ours = [cell(_mean(found, c, metric), 100, 1) for c in (CLEAN, *attacks, WORST)]
-        rows.append([f"{name}, {title}", *theirs, *ours, str(len(found))])
+        rows.append([f"{name}, {title}", theirs, *ours, str(len(found))])
     return rows
 
 
@@ -142,10 +144,10 @@ def _by_category(found: Sequence[Evaluation], study: PatchGuardStudy) -> Table:
     printed = CATEGORIES.get(study.dataset, {})
     ours = {evaluation.category: evaluation for evaluation in found}
     rows = []
-    for category in dict.fromkeys([*printed, *sorted(ours)]):
+    for category in sorted(ours) or printed:
         one = [ours[category]] if category in ours else []
         rows += [row[:-1] for row in _rows(category, one, printed.get(category), study.attacks)]
-    title = f"{BY_CATEGORY.get(study.dataset, 'Main result')} by category: AUROC in per cent"
+    title = f"{BY_CATEGORY.get(study.dataset, 'Main result')} by category: {FIGURES}"
     return Table(title, _columns(study.attacks)[:-1], rows)
 
 
@@ -173,8 +175,9 @@ def _notes(outcome: PatchGuardOutcome, study: PatchGuardStudy) -> list[str]:
     done = sum(done for _, _, done in outcome.runs)
     return [
         f"{study.dataset}, preset {study.preset}{changed}; {done} of {len(outcome.runs)} runs "
-        'done. Ours are means over as many categories as column "of" says, published ones over '
-        "all of the data set. All test images are scored; nothing is calibrated or chosen on them.",
+        "done. Published: clean / attacked, means over the whole data set. Ours are means over as "
+        'many categories as column "of" says. All test images are scored; nothing is calibrated or '
+        "chosen on them.",
         f"Attacks: {attacks}. The published attack is PGD-1000 on the patches (flip), which may "
         "raise the image score of anomalous images: for detection it is not the strongest. The "
         "worst case takes each image's worst score over the clean pass and all attacks; pixels "

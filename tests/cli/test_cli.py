@@ -10,7 +10,9 @@ import robustad
 VERBS = ("demo", "fit", "evaluate", "calibrate", "predict", "export", "verify")
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "reproduce fewshot", "data list", "data check"])
+@pytest.mark.parametrize(
+    "verb", [*VERBS, "reproduce fewshot", "reproduce patchguard", "data list", "data check"]
+)
 def test_every_verb_explains_itself(run, verb):
     code, out, _ = run(*verb.split(), "--help")
     assert code == 0
