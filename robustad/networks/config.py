@@ -61,6 +61,10 @@ class NetworkConfig(BaseModel):
         Blocks, width and heads of a ViT; by default its own.
     mlp_ratio : float > 0, optional
         Width of a ViT's hidden layers in units of `embed_dim`; by default its own.
+    stem : {"patch", "conv"}, default "patch"
+        From pixels to a ViT's tokens: one convolution as large as a patch, or 3 x 3 convolutions of
+        stride 2 (`robustad.networks.stem`; patches of a power of two), which learn faster from
+        few images.
     layer_scale : float > 0, None or "model", default "model"
         Initial factor on every residual branch of a ViT; None for no such factor, "model" for
         timm's. DINOv2's is 1e-5: with random weights, its blocks do nearly nothing at first.
@@ -109,6 +113,7 @@ class NetworkConfig(BaseModel):
     embed_dim: int | None = Field(default=None, ge=1)
     num_heads: int | None = Field(default=None, ge=1)
     mlp_ratio: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    stem: Literal["patch", "conv"] = "patch"
     layer_scale: float | Literal["model"] | None = "model"
     attention: Literal["full", "bigbird"] = "full"
     bigbird: BigBirdConfig = BigBirdConfig()
@@ -148,6 +153,8 @@ class NetworkConfig(BaseModel):
             raise ValueError(
                 f"{name}: only vision transformers take it, got {value} for {self.body}"
             )
+        if self.stem != "patch":
+            raise ValueError(f"stem: only vision transformers take it, body is {self.body}")
         if self.attention != "full" or scale != "model":
             name = "attention" if self.attention != "full" else "layer_scale"
             raise ValueError(f"{name}: only vision transformers take it, body is {self.body}")

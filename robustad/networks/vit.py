@@ -16,6 +16,7 @@ from robustad.networks.base import Attention, PatchNetwork
 from robustad.networks.bigbird import BigBirdAttention
 from robustad.networks.config import NetworkConfig
 from robustad.networks.discriminator import Discriminator, PatchMLP
+from robustad.networks.stem import conv_stem
 from robustad.networks.weights import named_weights
 
 
@@ -60,6 +61,8 @@ class ViTNetwork(PatchNetwork):
         self.prefix_tokens = int(model.num_prefix_tokens)
         self.patch_size = int(model.patch_embed.patch_size[0])
         patches = (self.image_size // self.patch_size) ** 2
+        if config.stem == "conv":
+            model.patch_embed.proj = conv_stem(self.patch_size, int(model.embed_dim))
         for index, block in enumerate(model.blocks):
             if config.attention == "bigbird":
                 block.attn = BigBirdAttention.of_timm(

@@ -5,7 +5,13 @@ from sklearn.metrics import log_loss
 
 from robustad.errors import InputError
 from robustad.training.config import LossConfig
-from robustad.training.loss import patch_loss, patch_targets, term_weights
+from robustad.training.loss import (
+    image_loss,
+    patch_contrast,
+    patch_loss,
+    patch_targets,
+    term_weights,
+)
 
 
 @pytest.fixture
@@ -77,3 +83,32 @@ def test_the_gradient_of_a_confident_patch_is_small():
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, (logits.sigmoid() - 1).detach() / 2)
     assert F.relu(logits.grad).sum() == 0
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "balanced"])
+def test_unknown_patches_do_not_count(drawn, reduction):
+    logits, target = drawn
+    known = torch.ones_like(target)
+    known[:, 8:] = False
+    found = patch_loss(logits, target, reduction, known)
+    torch.testing.assert_close(found, patch_loss(logits[:, :8], target[:, :8], reduction))
+    assert patch_loss(logits, target, reduction, torch.zeros_like(target)).abs().max() == 0
+
+
+def test_image_loss_is_the_cross_entropy_of_the_image_score(drawn):
+    logits, target = drawn
+    score = logits.topk(3, dim=1).values.mean(dim=1)
+    for row in range(len(target)):
+        expected = log_loss(
+            [target[row].any().item()], [score[row].sigmoid().item()], labels=[False, True]
+        )
+        assert image_loss(logits, target, 3)[row].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_contrast_is_over_the_pixels_that_differ():
+    normal = torch.full((1, 3, 4, 4), 0.5)
+    made = normal.clone()
+    made[0, :, 0, 0] = 0.9  # one pixel of the first patch
+    made[0, 0, 2:, 2:] = 0.8  # one channel of the last
+    contrast = patch_contrast(made, normal, (2, 2))
+    torch.testing.assert_close(contrast, torch.tensor([[0.4, 0.0, 0.0, 0.1]]))

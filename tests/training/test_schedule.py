@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from robustad.training.config import OptimiserConfig
+from robustad.training.config import AttackConfig, OptimiserConfig
 from robustad.training.schedule import average, learning_rate
 
 
@@ -43,3 +43,10 @@ def test_the_first_average_is_nearly_the_weights(toy):
         toy.head.weight.add_(1.0)
     average(averaged, toy, 0.999, 0)
     torch.testing.assert_close(averaged.head.weight.data, before + 0.9)
+
+
+def test_attacks_begin_late_and_grow():
+    attack = AttackConfig(clean_epochs=2, ramp_epochs=4)
+    assert [attack.strength(e) for e in (0, 1.9, 2, 3, 6, 9)] == [0, 0, 0, 0.25, 1, 1]
+    assert AttackConfig().strength(0) == 1
+    assert AttackConfig(steps=0).strength(5) == 0
