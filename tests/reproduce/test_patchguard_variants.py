@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from robustad.data import categories, names
@@ -8,6 +10,7 @@ from robustad.reproduce.patchguard_published import CATEGORIES, DATASETS, MEANS,
 from robustad.reproduce.patchguard_tables import BY_CATEGORY
 from robustad.reproduce.patchguard_variants import TABLES, TITLES, l2_attacks, variants
 from robustad.training import PRESETS, TrainingConfig, preset
+from robustad.training.regulariser import resolve_layer
 
 BASE = TrainingConfig()
 
@@ -153,3 +156,14 @@ def test_published_categories_are_those_of_the_data_sets():
 )
 def test_published_figures_are_as_printed(found, expected):
     assert found == expected
+
+
+def test_blocks_are_counted_from_the_last():
+    network = SimpleNamespace(attention_layers=("block 1", "block 2", "block 3", "discriminator"))
+    names = ("last", "last-0", "last-1", "last-2", "block 1", "discriminator")
+    expected = ["block 3", "block 3", "block 2", "block 1", "block 1", "discriminator"]
+    assert [resolve_layer(name, network) for name in names] == expected
+    for name in ("last-3", "last-", "last-x", "first"):
+        with pytest.raises(InputError, match=r"regulariser.layers: expected some of last, last-1"):
+            resolve_layer(name, network)
+    assert resolve_layer("last-1", SimpleNamespace(attention_layers=())) is None
