@@ -1,7 +1,5 @@
 """Colour jitter of patches on canvases."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -39,8 +37,6 @@ def adjust_colour(
     Tensor, (n, 3, E, E), float32 in [0, 1]
         Each step is clipped.
     """
-    from kornia.enhance import adjust_hue
-
     brightness, contrast, saturation = (
         factor.view(-1, 1, 1, 1) for factor in (brightness, contrast, saturation)
     )
@@ -51,8 +47,26 @@ def adjust_colour(
     mean = mean / (height * width).view(-1, 1, 1, 1)
     pixels = torch.lerp(mean, pixels, contrast).clamp(0.0, 1.0)
     pixels = torch.lerp(_luma(pixels), pixels, saturation).clamp(0.0, 1.0)
-    shifted: Tensor = adjust_hue(pixels, hue * (2 * math.pi))
-    return shifted.clamp(0.0, 1.0)
+    return shift_hue(pixels, hue).clamp(0.0, 1.0)
+
+
+def shift_hue(pixels: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of pixels (n, 3, E, E) by `turns` (n,), keeping value and saturation (HSV)."""
+    red, green, blue = pixels.unbind(dim=1)
+    value = pixels.amax(dim=1)
+    chroma = value - pixels.amin(dim=1)
+    # Hue in sixths of a turn; grey pixels have none, and none is needed.
+    divisor = chroma.clamp_min(torch.finfo(pixels.dtype).tiny)
+    sixths = torch.where(
+        value == red,
+        (green - blue) / divisor,
+        torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )
+    corners = pixels.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
+    turned = (sixths + 6 * turns.view(-1, 1, 1))[:, None] + corners
+    place = turned.remainder(6.0)
+    share = torch.minimum(place, 4 - place).clamp(0.0, 1.0)
+    return value[:, None] - chroma[:, None] * share
 
 
 def colour_jitter(pixels: Tensor, height: Tensor, width: Tensor, draws: Draws) -> Tensor:
