@@ -16,12 +16,57 @@ namespace {
 // Eight lanes that the compiler may put into registers of whatever size it has.
 struct Portable {
     static constexpr int kWidth = 8;
+    struct Floats {
+        float lanes[kWidth];
+    };
     std::int32_t lanes[kWidth];
 
     template <class T>
-    static Portable of(const T* scores) {
+    static Floats floats(const T* scores) {
+        Floats values;
+        for (int i = 0; i < kWidth; ++i) values.lanes[i] = widen(scores[i]);
+        return values;
+    }
+    static Floats all_floats(float value) {
+        Floats values;
+        for (float& lane : values.lanes) lane = value;
+        return values;
+    }
+    // The first where the second is NaN.
+    static Floats larger(Floats a, const Floats& b) {
+        for (int i = 0; i < kWidth; ++i)
+            a.lanes[i] = b.lanes[i] > a.lanes[i] ? b.lanes[i] : a.lanes[i];
+        return a;
+    }
+    // -infinity where a weight is not above 0.
+    static Floats where_positive(Floats values, const float* weights) {
+        for (int i = 0; i < kWidth; ++i)
+            values.lanes[i] = weights[i] > 0 ? values.lanes[i] : -__builtin_inff();
+        return values;
+    }
+    // Bits of the lanes above a bound, and of NaN.
+    static unsigned not_at_most(const Floats& values, const Floats& bound) {
+        unsigned mask = 0;
+        for (int i = 0; i < kWidth; ++i)
+            mask |= static_cast<unsigned>(!(values.lanes[i] <= bound.lanes[i])) << i;
+        return mask;
+    }
+    static unsigned positive(const float* weights) {
+        unsigned mask = 0;
+        for (int i = 0; i < kWidth; ++i) mask |= static_cast<unsigned>(weights[i] > 0) << i;
+        return mask;
+    }
+    // `whole` above a bound and for NaN, `tied` where they are equal, zero below.
+    template <class T>
+    static void choose(const Floats& values, const Floats& bound, T whole, T tied, T* out) {
+        for (int i = 0; i < kWidth; ++i) {
+            const T at_least = values.lanes[i] == bound.lanes[i] ? tied : whole;
+            out[i] = values.lanes[i] < bound.lanes[i] ? T{} : at_least;
+        }
+    }
+    static Portable of_floats(const Floats& values) {
         Portable keys;
-        for (int i = 0; i < kWidth; ++i) keys.lanes[i] = key_of(widen(scores[i]));
+        for (int i = 0; i < kWidth; ++i) keys.lanes[i] = key_of(values.lanes[i]);
         return keys;
     }
     static Portable load(const std::int32_t* from) {
@@ -48,11 +93,6 @@ struct Portable {
     Portable or_nan_below(const Portable& bound) const {
         Portable keys;
         for (int i = 0; i < kWidth; ++i) keys.lanes[i] = lanes[i] > bound.lanes[i] ? lanes[i] : kNan;
-        return keys;
-    }
-    Portable where_positive(const float* weights) const {
-        Portable keys;
-        for (int i = 0; i < kWidth; ++i) keys.lanes[i] = weights[i] > 0 ? lanes[i] : kNone;
         return keys;
     }
     void store(std::int32_t* out) const { std::memcpy(out, lanes, sizeof lanes); }
@@ -86,13 +126,6 @@ struct Portable {
         for (int i = 0; i < kWidth; ++i) {
             const std::int32_t bits = lanes[i] ^ ((lanes[i] >> 31) & kNan);
             sums.of[i] += static_cast<double>(from_bits(lanes[i] > bound.lanes[i] ? bits : 0));
-        }
-    }
-    template <class T>
-    void choose(const Portable& bound, T whole, T tied, T* out) const {
-        for (int i = 0; i < kWidth; ++i) {
-            const T at_most = lanes[i] == bound.lanes[i] ? tied : T{};
-            out[i] = lanes[i] > bound.lanes[i] ? whole : at_most;
         }
     }
 };

@@ -24,7 +24,7 @@ struct TopkMean {
     int threads;
 };
 
-// means: [rows], NaN where nothing counts. state: [rows, kState].
+// means: [rows], NaN where nothing counts. state: [rows, kState], or null.
 // Throws std::invalid_argument if ROBUSTAD_TOPK_MEAN names no path of this CPU, std::bad_alloc.
 void topk_mean(const TopkMean& task, void* means, double* state);
 

@@ -24,7 +24,54 @@ constexpr Lanes kLanes;
 
 struct Avx2 {
     static constexpr int kWidth = 8;
+    using Floats = __m256;
     __m256i lanes;
+
+    static Floats floats(const float* scores) { return _mm256_loadu_ps(scores); }
+    static Floats floats(const Bf16* scores) {
+        const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(scores));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
+    }
+    static Floats floats(const F16* scores) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scores)));
+    }
+    static Floats all_floats(float value) { return _mm256_set1_ps(value); }
+    // The first where the second is NaN.
+    static Floats larger(Floats a, Floats b) { return _mm256_max_ps(b, a); }
+    // -infinity where a weight is not above 0.
+    static Floats where_positive(Floats values, const float* weights) {
+        const __m256 positive =
+            _mm256_cmp_ps(_mm256_loadu_ps(weights), _mm256_setzero_ps(), _CMP_GT_OQ);
+        return _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), values, positive);
+    }
+    // Bits of the lanes above a bound, and of NaN.
+    static unsigned not_at_most(Floats values, Floats bound) {
+        return static_cast<unsigned>(
+            _mm256_movemask_ps(_mm256_cmp_ps(values, bound, _CMP_NLE_UQ)));
+    }
+    static unsigned positive(const float* weights) {
+        return static_cast<unsigned>(_mm256_movemask_ps(
+            _mm256_cmp_ps(_mm256_loadu_ps(weights), _mm256_setzero_ps(), _CMP_GT_OQ)));
+    }
+    // Bits of `whole` above a bound and for NaN, of `tied` where they are equal, zero below.
+    static __m256i chosen(Floats values, Floats bound, std::int32_t whole, std::int32_t tied) {
+        const __m256 above = _mm256_cmp_ps(values, bound, _CMP_NLE_UQ);
+        const __m256 equal = _mm256_cmp_ps(values, bound, _CMP_EQ_OQ);
+        return _mm256_or_si256(
+            _mm256_and_si256(_mm256_castps_si256(above), _mm256_set1_epi32(whole)),
+            _mm256_and_si256(_mm256_castps_si256(equal), _mm256_set1_epi32(tied)));
+    }
+    static void choose(Floats values, Floats bound, float whole, float tied, float* out) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                            chosen(values, bound, bits_of(whole), bits_of(tied)));
+    }
+    template <class T>
+    static void choose(Floats values, Floats bound, T whole, T tied, T* out) {
+        const __m256i wide = chosen(values, bound, whole.bits, tied.bits);
+        const __m128i packed =
+            _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), packed);
+    }
 
     static Avx2 of_floats(__m256 values) {
         const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(values, values, _CMP_UNORD_Q));
@@ -32,16 +79,6 @@ struct Avx2 {
         const __m256i most = _mm256_set1_epi32(kNan);
         const __m256i flip = _mm256_and_si256(_mm256_srai_epi32(bits, 31), most);
         return {_mm256_blendv_epi8(_mm256_xor_si256(bits, flip), most, nan)};
-    }
-    static Avx2 of(const float* scores) { return of_floats(_mm256_loadu_ps(scores)); }
-    static Avx2 of(const Bf16* scores) {
-        const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(scores));
-        const __m256i wide = _mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16);
-        return of_floats(_mm256_castsi256_ps(wide));
-    }
-    static Avx2 of(const F16* scores) {
-        return of_floats(
-            _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scores))));
     }
     static Avx2 load(const std::int32_t* from) {
         return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
@@ -53,11 +90,6 @@ struct Avx2 {
     Avx2 or_nan_below(Avx2 bound) const {
         const __m256i above = _mm256_cmpgt_epi32(lanes, bound.lanes);
         return {_mm256_blendv_epi8(_mm256_set1_epi32(kNan), lanes, above)};
-    }
-    Avx2 where_positive(const float* weights) const {
-        const __m256 positive =
-            _mm256_cmp_ps(_mm256_loadu_ps(weights), _mm256_setzero_ps(), _CMP_GT_OQ);
-        return {_mm256_blendv_epi8(_mm256_set1_epi32(kNone), lanes, _mm256_castps_si256(positive))};
     }
     void store(std::int32_t* out) const {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), lanes);
@@ -87,24 +119,6 @@ struct Avx2 {
             _mm256_castsi256_ps(_mm256_and_si256(_mm256_xor_si256(lanes, flip), above));
         sums.of[0] = _mm256_add_pd(sums.of[0], _mm256_cvtps_pd(_mm256_castps256_ps128(values)));
         sums.of[1] = _mm256_add_pd(sums.of[1], _mm256_cvtps_pd(_mm256_extractf128_ps(values, 1)));
-    }
-    // Two values' bits by comparison with a bound: above it, equal to it; zero below.
-    __m256i chosen(Avx2 bound, std::int32_t whole, std::int32_t tied) const {
-        const __m256i above = _mm256_cmpgt_epi32(lanes, bound.lanes);
-        const __m256i equal = _mm256_cmpeq_epi32(lanes, bound.lanes);
-        return _mm256_or_si256(_mm256_and_si256(above, _mm256_set1_epi32(whole)),
-                               _mm256_and_si256(equal, _mm256_set1_epi32(tied)));
-    }
-    void choose(Avx2 bound, float whole, float tied, float* out) const {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                            chosen(bound, bits_of(whole), bits_of(tied)));
-    }
-    template <class T>
-    void choose(Avx2 bound, T whole, T tied, T* out) const {
-        const __m256i wide = chosen(bound, whole.bits, tied.bits);
-        const __m128i packed =
-            _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), packed);
     }
 };
 

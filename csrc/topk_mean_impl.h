@@ -16,29 +16,38 @@ namespace {
 
 // Vectors whose maximum is taken lane by lane: scores of a group.
 constexpr int kGroup = 16;
+// Vectors compared at a time: bits of a mask have room for no more of the widest.
+constexpr int kStep = 4;
 // Maxima per selected score that make the bound worth its pass.
 constexpr std::int64_t kMaximaPerScore = 4;
 // How many more scores than k may lie above the bound: k / kSlack.
 constexpr std::int64_t kSlack = 4;
+// Keys of -infinity and of the largest negative normal number.
+constexpr std::int32_t kLowest = -0x7f800001, kTiny = -0x00800001;
 // Entries counted in 32 bits at a time.
 constexpr std::int64_t kCounted = 1 << 30;
 
-// Keys of a row, vector by vector; lanes beyond its end and of weight 0 are kNone.
+// A row, vector by vector. The two passes compare floats, which takes an instruction where a key
+// takes seven, and make keys of the few they keep.
 template <class V, class T, bool kWeighted>
 struct Row {
     const T* scores;
     const float* weights;
     std::int64_t columns;
 
+    using Floats = typename V::Floats;
+
     std::int64_t full() const { return columns / V::kWidth; }
 
-    V at(std::int64_t vector) const {
+    // Larger of each lane; NaN, and scores of weight 0, are left out.
+    Floats larger(Floats largest, std::int64_t vector) const {
         const std::int64_t start = vector * V::kWidth;
-        V keys = V::of(scores + start);
-        if (kWeighted) keys = keys.where_positive(weights + start);
-        return keys;
+        Floats values = V::floats(scores + start);
+        if (kWeighted) values = V::where_positive(values, weights + start);
+        return V::larger(largest, values);
     }
 
+    // Keys beyond the last full vector; lanes beyond the row's end and of weight 0 are kNone.
     V tail() const {
         alignas(64) std::int32_t keys[V::kWidth];
         const std::int64_t start = full() * V::kWidth;
@@ -50,37 +59,57 @@ struct Row {
         return V::load(keys);
     }
 
-    // Maxima of groups of kGroup vectors, the last group what remains; returns how many.
+    // Maxima of groups of kGroup vectors, the last group what remains; returns how many. None is
+    // larger than it should be; those that are kLowest say nothing.
     std::int64_t maxima(std::int32_t* out) const {
         std::int32_t* const begin = out;
+        const Floats lowest = V::all_floats(-__builtin_inff());
         std::int64_t vector = 0;
         const std::int64_t end = full();
         for (; vector + kGroup <= end; vector += kGroup, out += V::kWidth) {
-            V even = at(vector), odd = at(vector + 1);
-            for (int i = 2; i < kGroup; i += 2) {
-                even = V::max(even, at(vector + i));
-                odd = V::max(odd, at(vector + i + 1));
+            Floats even = lowest, odd = lowest;
+            for (int i = 0; i < kGroup; i += 2) {
+                even = larger(even, vector + i);
+                odd = larger(odd, vector + i + 1);
             }
-            V::max(even, odd).store(out);
+            V::of_floats(V::larger(even, odd)).store(out);
         }
-        V rest = tail();
-        for (; vector < end; ++vector) rest = V::max(rest, at(vector));
-        rest.store(out);
+        Floats rest = lowest;
+        for (; vector < end; ++vector) rest = larger(rest, vector);
+        V::max(V::of_floats(rest), tail()).store(out);
         return out + V::kWidth - begin;
+    }
+
+    // Bits of the scores of a vector that are above a bound, or NaN, and have a weight above 0.
+    std::uint64_t above(std::int64_t vector, Floats bound) const {
+        const std::int64_t start = vector * V::kWidth;
+        std::uint64_t mask = V::not_at_most(V::floats(scores + start), bound);
+        if (kWeighted && mask) mask &= V::positive(weights + start);
+        return mask;
     }
 
     // Keys above `low`, in the order of their columns, then a vector of kNone; returns how many.
     std::int64_t collect(std::int32_t low, std::int32_t* out) const {
         std::int32_t* const begin = out;
-        const V bound = V::all(low);
+        // NaN where no score is as low: nothing is at most that
+        const Floats bound = V::all_floats(value_of(low));
         const std::int64_t end = full();
-        for (std::int64_t vector = 0; vector < end; ++vector) {
-            const V keys = at(vector);
-            const unsigned above = keys.above(bound);
-            if (above) out = keys.append(out, above);
+        std::int64_t vector = 0;
+        // where a bound is known, few scores are above it
+        for (; low != kNone && vector + kStep <= end; vector += kStep) {
+            std::uint64_t mask = 0;
+            for (int i = 0; i < kStep; ++i) mask |= above(vector + i, bound) << (i * V::kWidth);
+            for (; mask; mask &= mask - 1) {
+                const std::int64_t at = vector * V::kWidth + __builtin_ctzll(mask);
+                *out++ = key_of(widen(scores[at]));
+            }
+        }
+        for (; vector < end; ++vector) {
+            const V keys = V::of_floats(V::floats(scores + vector * V::kWidth));
+            out = keys.append(out, static_cast<unsigned>(above(vector, bound)));
         }
         const V rest = tail();
-        out = rest.append(out, rest.above(bound));
+        out = rest.append(out, rest.above(V::all(low)));
         V::all(kNone).store(out);
         return out - begin;
     }
@@ -184,11 +213,12 @@ void forward_row(const TopkMean& task, std::int64_t row, T* mean, double* state,
     std::int32_t low = kNone;
     if (k * kMaximaPerScore * kGroup <= n) {
         const Keys<V> maxima{scratch, keys.maxima(scratch)};
-        // with weights, fewer than k groups may have a valid entry: then no bound is known
-        if (!kWeighted || maxima.count_above(kNone) >= k) {
-            Interval bound{maxima.smallest_above(kNone) - 1, maxima.largest()};
+        // with weights or NaN, fewer than k groups may have a maximum: then no bound is known
+        if (maxima.count_above(kLowest) >= k) {
+            Interval bound{maxima.smallest_above(kLowest) - 1, maxima.largest()};
             maxima.narrow(k, k / kSlack, bound);
-            low = bound.low;
+            // -1 is no float's key, and a CPU may be set to take subnormal numbers for zero
+            low = bound.low < 0 && bound.low > kTiny ? kTiny : bound.low;
         }
     }
     std::int32_t* room = scratch + maxima_room<V>(n);
@@ -243,11 +273,13 @@ void forward_rows(const TopkMean& task, std::int64_t begin, std::int64_t end, vo
                   double* state, void* scratch) {
     T* mean = static_cast<T*>(means);
     std::int32_t* memory = static_cast<std::int32_t*>(scratch);
+    double unwanted[kState];
     for (std::int64_t row = begin; row < end; ++row) {
+        double* of_row = state ? state + row * kState : unwanted;
         if (task.weights)
-            forward_row<V, T, true>(task, row, mean + row, state + row * kState, memory);
+            forward_row<V, T, true>(task, row, mean + row, of_row, memory);
         else
-            forward_row<V, T, false>(task, row, mean + row, state + row * kState, memory);
+            forward_row<V, T, false>(task, row, mean + row, of_row, memory);
     }
 }
 
@@ -266,10 +298,18 @@ void forward(const TopkMean& task, std::int64_t begin, std::int64_t end, void* m
 template <class V, class T>
 void write_row(const T* scores, std::int64_t begin, std::int64_t end, std::int32_t threshold,
                T whole, T tied, T* out) {
-    const V bound = V::all(threshold);
+    const typename V::Floats bound = V::all_floats(value_of(threshold));
     std::int64_t i = begin;
-    for (; i + V::kWidth <= end; i += V::kWidth)
-        V::of(scores + i).choose(bound, whole, tied, out + i);
+    const auto choose = [&](std::int64_t at) {
+        V::choose(V::floats(scores + at), bound, whole, tied, out + at);
+    };
+    if (threshold != kNan && end - begin >= V::kWidth) {  // floats have no order at NaN
+        for (; i + kStep * V::kWidth <= end; i += kStep * V::kWidth)
+            for (int j = 0; j < kStep; ++j) choose(i + j * V::kWidth);
+        for (; i + V::kWidth <= end; i += V::kWidth) choose(i);
+        choose(end - V::kWidth);  // again what is written already, and the rest
+        return;
+    }
     for (; i < end; ++i) {
         const std::int32_t key = key_of(widen(scores[i]));
         out[i] = key > threshold ? whole : key == threshold ? tied : T{};

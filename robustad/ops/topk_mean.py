@@ -106,7 +106,7 @@ def topk_mean(
     elif scores.requires_grad and torch.is_grad_enabled():
         means = _Eager.apply(scores, selection)
     else:
-        means = _forward(scores, *selection)[0]
+        means = _forward(scores, *selection, with_state=False)[0]
     return means
 
 
@@ -151,8 +151,14 @@ def _place(scores: Tensor) -> tuple[ModuleType | None, tuple[int, ...]]:
 
 
 def _forward(
-    scores: Tensor, weights: Tensor | None, k: int, fraction: float, shared: bool
+    scores: Tensor,
+    weights: Tensor | None,
+    k: int,
+    fraction: float,
+    shared: bool,
+    with_state: bool = True,
 ) -> tuple[Tensor, Tensor]:
+    """Means and state; the means twice where the state is not wanted."""
     dtype = DTYPES.get(scores.dtype)
     module, place = _place(scores)
     if dtype is None or module is None:
@@ -161,11 +167,15 @@ def _forward(
     scores = scores.contiguous()
     weights = None if weights is None else weights.contiguous()
     rows, columns = scores.shape
-    means, state = scores.new_empty(rows), scores.new_empty((rows, STATE), dtype=torch.float64)
+    means = state = scores.new_empty(rows)
+    state_at = 0
+    if with_state or not scores.is_cpu:
+        state = scores.new_empty((rows, STATE), dtype=torch.float64)
+        state_at = state.data_ptr()
     at, weights_at = scores.data_ptr(), 0 if weights is None else weights.data_ptr()
     size = (rows, columns, k, fraction, shared, dtype)
     try:
-        module.topk_mean(at, weights_at, *size, *place, means.data_ptr(), state.data_ptr())
+        module.topk_mean(at, weights_at, *size, *place, means.data_ptr(), state_at)
     except ValueError as error:  # of the environment variable
         raise InputError(str(error)) from None
     return means, state
