@@ -137,6 +137,24 @@ class Case:
         return figures["loss"] + figures["regulariser"]
 
 
+def counted(case: Case) -> float:
+    """Floating-point operations of one step: products and sums of matrices and convolutions."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = copy.deepcopy(case.network).eval()
+
+    def once() -> float:
+        with FlopCounterMode(display=False) as counter:
+            network(x)[0].sum().backward()
+        return float(counter.get_total_flops())
+
+    x = case.normal[:1].clone()
+    every = once()
+    network.requires_grad_(False)
+    x.requires_grad_(True)
+    return 2 * case.count * STEPS * once() + 4 * case.count * every
+
+
 @pytest.mark.parametrize("impl", ["robustad", "published loop"])
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("size", CASES)
@@ -145,6 +163,7 @@ def test_training_step(benchmark: Any, size: str, device: str, impl: str) -> Non
     benchmark.group = f"training step, {size}, batch {case.count}, {STEPS} attack steps, {device}"
     benchmark.extra_info["items"] = case.count
     benchmark.extra_info["device"] = device
+    benchmark.extra_info["flops"] = counted(case)
     ours, (network, optimiser) = case.ours(), case.plain()
     if size == "tiny":  # both do the same work
         batch = ours.attacked(

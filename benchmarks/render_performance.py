@@ -135,6 +135,23 @@ def tables(document: dict[str, Any], level: int = 3) -> str:
     )
 
 
+def profile(path: Path) -> str:
+    """Where a training step's time goes, from a file of profile_training.py."""
+    found = json.loads(path.read_text())
+    phases = [[name, f"{at / found['seconds']:.0%}"] for name, at in found["phases"].items()]
+    operations = [[f"`{name}`", f"{share:.0%}"] for name, share in found["operations"].items()]
+    return "\n\n".join(
+        [
+            f"## Where a training step's time goes: {path.stem.removeprefix('profile_')}",
+            f"{found['size']} pixels, batch {found['batch']}, {found['steps']} attack steps, "
+            f"{found['device']}, {found['threads']} threads: {seconds(found['seconds'])}. "
+            "Command: `python benchmarks/profile_training.py`.",
+            markdown.table(["phase", "share"], phases),
+            markdown.table(["operation (itself, without those it calls)", "share"], operations),
+        ]
+    )
+
+
 def page() -> str:
     """Render docs/performance.md."""
     parts = [INTRODUCTION]
@@ -145,6 +162,7 @@ def page() -> str:
             machine_line(document) + f". Command: `{document['command']}`.",
             tables(document),
         ]
+    parts += [profile(path) for path in sorted(RESULTS.glob("profile_*.json"))]
     return "\n\n".join(parts).rstrip() + "\n"
 
 
