@@ -19,7 +19,7 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     from robustad import data
     from robustad.data.surfaces import Surfaces
 
-    small = Surfaces(size=64, train=4, test_good=6, per_defect=2)
+    small = Surfaces(size=64, train=4, test_good=3, per_defect=1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "load", lambda name, category: small.load(category))
     first, training, second = python_blocks("README.md")

@@ -78,21 +78,18 @@ def topk_mean(
     >>> topk_mean(scores, k=2, weights=foreground)
     tensor([2.5000])
     """
-    if (
-        scores.ndim != 2
-        or not scores.is_floating_point()
-        or scores.shape[1] < 1
-        or scores.dtype.itemsize < 2  # torch promotes no smaller ones
-        or scores.layout is not torch.strided
-    ):
+    shape = scores.shape
+    # torch promotes no smaller ones
+    known = scores.dtype in DTYPES or (scores.is_floating_point() and scores.dtype.itemsize >= 2)
+    if not known or len(shape) != 2 or shape[1] < 1 or scores.layout is not torch.strided:
         raise InputError(
             "scores: expected a floating-point tensor (B, N) with N >= 1, got "
-            f"{tuple(scores.shape)} of {scores.dtype}"
+            f"{tuple(shape)} of {scores.dtype}"
             + ("" if scores.layout is torch.strided else f", {scores.layout}")
         )
     if ties != "first" and ties != "shared":
         raise InputError(f"ties: expected 'first' or 'shared', got {ties!r}")
-    count = resolve_k(k, scores.shape[1])
+    count = resolve_k(k, shape[1])
     fraction = 0.0
     if weights is not None:
         weights = _fitting(weights, scores)

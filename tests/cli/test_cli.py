@@ -1,11 +1,13 @@
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import robustad
+from robustad.cli import main
 
 VERBS = ("demo", "fit", "evaluate", "calibrate", "predict", "export", "verify")
 
@@ -131,12 +133,35 @@ def test_several_values_after_one_option(run, detector, surfaces_root):
     assert list(json.loads(out)["conditions"]) == ["clean", "fgsm_probe", "fgsm", "worst_case"]
 
 
-def test_export_verify_predict(run, detector, category, tmp_path):
-    onnx = tmp_path / "d.onnx"
-    good = category / "test" / "good"
+@pytest.fixture(scope="module")
+def exported(fitted, tmp_path_factory):
+    """Exported unchecked, once: tracing takes seconds."""
+    onnx = tmp_path_factory.mktemp("exported") / "d.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("robustad.export.verify", None)
+        arguments = ["robustad", "export", str(fitted), "--out", str(onnx), "--no-check"]
+        patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert not stop.value.code
+    return onnx
+
+
+def test_export_compares_the_file_with_the_detector(
+    run, detector, exported, category, tmp_path, monkeypatch
+):
+    good, onnx = category / "test" / "good", tmp_path / "d.onnx"
+    monkeypatch.setattr(
+        "robustad.export.export_onnx", lambda _, out: out.write_bytes(exported.read_bytes())
+    )
     code, _, err = run("export", detector, "--out", onnx, "--images", good)
     assert code == 0, err
     assert "verified" in err
+    assert onnx.exists()
+
+
+def test_export_verify_predict(run, detector, exported, category):
+    onnx, good = exported, category / "test" / "good"
     code, out, _ = run("verify", detector, onnx, "--images", good, "--json")
     assert code == 0
     assert json.loads(out)["passed"] is True
@@ -147,9 +172,8 @@ def test_export_verify_predict(run, detector, category, tmp_path):
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
-def test_verify_exits_with_3_on_another_detector(run, detector, category, tmp_path):
-    onnx, other = tmp_path / "d.onnx", tmp_path / "other.safetensors"
-    assert run("export", detector, "--out", onnx, "--no-check")[0] == 0
+def test_verify_exits_with_3_on_another_detector(run, exported, category, tmp_path):
+    onnx, other = exported, tmp_path / "other.safetensors"
     files = sorted((category / "train" / "good").iterdir())[:1]
     robustad.AnomalyDINO("filters", image_size=64).fit(files).save(other)
     code, _, err = run("verify", other, onnx)
@@ -201,7 +225,7 @@ def test_data_check_reports_and_exits_with_1(run, corrupt):
 def test_demo_makes_everything(run, tmp_path, monkeypatch):
     from robustad.data import surfaces
 
-    small = surfaces.Surfaces(size=64, train=4, test_good=6, per_defect=2)
+    small = surfaces.Surfaces(size=64, train=4, test_good=4, per_defect=1)
     monkeypatch.setattr(surfaces, "Surfaces", lambda **_: small)
     tiny = (
         "network.image_size=32", "network.depth=1", "optimiser.epochs=1", "optimiser.repeats=1",
