@@ -1,7 +1,9 @@
 """Put committed result files into words: docs/results.md and the README's table.
 
     robustad reproduce fewshot ... --out RUN      (see docs/results.md for the commands)
-    python benchmarks/render_results.py --add NAME RUN [RUN ...]
+    robustad reproduce patchguard ... --out RUN
+    python benchmarks/render_results.py --add fewshot_NAME RUN [RUN ...]
+    python benchmarks/render_results.py --add patchguard_NAME RUN [RUN ...]
     python benchmarks/render_results.py
 
 The first form collects finished runs into benchmarks/results/NAME.json with the machine they were
@@ -19,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from markdown import table
+from render_patchguard import patchguard
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -40,7 +43,7 @@ def machine() -> dict[str, str]:
 
 
 def add(name: str, runs: list[Path]) -> None:
-    """Collect the figures of finished `robustad reproduce fewshot` runs."""
+    """Collect the figures of finished `robustad reproduce` runs."""
     found = {run.name: json.loads((run / "tables.json").read_text()) for run in runs}
     document = {
         "machine": machine(),
@@ -51,8 +54,12 @@ def add(name: str, runs: list[Path]) -> None:
         },
     }
     for one in document["sets"].values():
-        weights = one["study"]["weights"]
-        one["study"]["weights"] = Path(weights).name if weights else None
+        study = one["study"]
+        if "weights" in study:  # of the few-shot study; PatchGuard's are overrides
+            study["weights"] = Path(study["weights"]).name if study["weights"] else None
+        overrides = study.get("overrides", {})
+        if "foreground.weights" in overrides:
+            overrides["foreground.weights"] = Path(overrides["foreground.weights"]).name
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
 
@@ -132,6 +139,8 @@ def page() -> str:
             commands(document),
             details(document),
         ]
+    for path in sorted(RESULTS.glob("patchguard_*.json")):
+        parts += patchguard(path.stem, json.loads(path.read_text()))
     return "\n\n".join(parts).rstrip() + "\n"
 
 
