@@ -36,7 +36,9 @@ def resolve_k(k: int | float, n: int | torch.SymInt) -> int:
         if isinstance(n, int):
             return max(1, int(k * n + 1e-9))
         return cast(int, torch.sym_max(1, torch.sym_int(k * n + 1e-9)))
-    count = k if type(k) is int or isinstance(k, torch.SymInt) else _whole(k)
+    given: Any = k
+    plain = type(given) is int or isinstance(given, torch.SymInt)
+    count: int = given if plain else _whole(given)
     if isinstance(n, int) and not 1 <= count <= n:
         raise InputError(f"k: expected a count in 1..{n}, got {count}")
     if isinstance(count, int) and count < 1:
