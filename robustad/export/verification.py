@@ -145,10 +145,11 @@ def verify(
     batch_sizes : sequence of int >= 1, default (1, 2, 3, 4, 5)
         Compared for every image size that occurs.
     score_tolerance : float, default 1e-5
-        Largest absolute difference in score. Probability and entropy may differ by a quarter of
-        the calibration's slope times this, if that is more.
+        Largest difference in score: absolute, or relative to the largest score where that exceeds
+        1, as logits do. Probability and entropy may differ by a quarter of the calibration's slope
+        times this, if that is more.
     map_tolerance : float, default 1e-4
-        Largest absolute difference in patch scores and anomaly map.
+        The same for patch scores and anomaly map.
     providers, threads
         See `robustad.runtime.load`.
 
@@ -173,7 +174,7 @@ def verify(
         if not value >= 0:
             raise InputError(f"{name}: expected >= 0, got {value}")
     file = load(path, providers=providers, threads=threads)
-    differences = dict.fromkeys(OUTPUTS, 0.0)
+    differences, largest = dict.fromkeys(OUTPUTS, 0.0), dict.fromkeys(OUTPUTS, 1.0)
     flips, shapes = 0, []
     with torch.no_grad(), evaluation_mode(detector):
         mismatches = _mismatches(detector, file, map_tolerance)
@@ -183,18 +184,20 @@ def verify(
             for name in OUTPUTS:
                 worst = _difference(expected[name], found[name])
                 differences[name] = max(differences[name], worst)
+                largest[name] = max(largest[name], _largest(expected[name]))
             flips += _flips(expected["patch_scores"], found["patch_scores"], map_tolerance)
     slope = calibration_constants(detector)[0]
-    propagated = score_tolerance * max(1.0, float(np.nan_to_num(abs(slope))) * STEEPEST)
+    steepness = float(np.nan_to_num(abs(slope))) * STEEPEST
+    propagated = score_tolerance * largest["score"] * max(1.0, steepness)
     return Verification(
         path=str(path),
         differences=differences,
         tolerances={
-            "score": score_tolerance,
+            "score": score_tolerance * largest["score"],
             "probability": propagated,
             "entropy": propagated,
-            "patch_scores": map_tolerance,
-            "anomaly_map": map_tolerance,
+            "patch_scores": map_tolerance * largest["patch_scores"],
+            "anomaly_map": map_tolerance * largest["anomaly_map"],
         },
         mismatches=mismatches,
         mask_flips=flips,
@@ -247,6 +250,11 @@ def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
     both_nan = np.isnan(expected) & np.isnan(found)
     difference = np.where(both_nan, 0.0, np.abs(expected.astype(np.float64) - found))
     return float(np.nan_to_num(difference, nan=np.inf).max())
+
+
+def _largest(expected: npt.NDArray[Any]) -> float:
+    finite = np.abs(expected[np.isfinite(expected)])
+    return float(finite.max()) if finite.size else 0.0
 
 
 def _flips(expected: FloatArray, found: FloatArray, tolerance: float) -> int:
