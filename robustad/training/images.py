@@ -106,6 +106,18 @@ def read_images(
     return Images(pixels=pixels, foreground=masks, names=tuple(sample.name for sample in samples))
 
 
+def check_foregrounds(images: Images) -> None:
+    """Raise DataError if an image has no foreground to put a pseudo-anomaly in."""
+    has = images.foreground.flatten(1).any(dim=1).tolist()
+    empty = [name for name, found in zip(images.names, has, strict=True) if not found]
+    if empty:
+        more = f" (and of {len(empty) - 1} more)" if len(empty) > 1 else ""
+        raise DataError(
+            f"the foreground of {empty[0]}{more} is empty: mend the mask, choose another "
+            "foreground.method, or set pseudo.empty_foreground=whole"
+        )
+
+
 def split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
     """Divide images into those trained on and those validated on.
 

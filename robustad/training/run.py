@@ -14,7 +14,7 @@ from robustad.detectors import PatchGuard
 from robustad.pseudo import PseudoAnomalies, published
 from robustad.training.config import TrainingConfig
 from robustad.training.distributed import processes
-from robustad.training.images import read_images
+from robustad.training.images import check_foregrounds, read_images
 from robustad.training.presets import preset, to_yaml
 from robustad.training.seeds import WEIGHTS, seeds
 from robustad.training.trainer import BEST, CHECKPOINT, FINAL, Trainer
@@ -62,9 +62,9 @@ def train(
     Raises
     ------
     InputError
-        If an option is out of range or a foreground is empty.
+        If an option is out of range.
     DataError
-        If images are missing, unreadable or fewer than two.
+        If images are missing, unreadable or fewer than two, or a foreground is empty.
     StateError
         If `out` holds a checkpoint of another run.
     TrainingError
@@ -114,6 +114,8 @@ def train(
             device=here.device,
             progress=progress and here.first,
         )
+        if config.pseudo.empty_foreground == "error":
+            check_foregrounds(images)
         pseudo = PseudoAnomalies(
             config.pseudo,
             image_size=config.network.image_size,

@@ -256,3 +256,20 @@ def test_the_caller_s_random_numbers_are_left_alone(images, tiny, tmp_path):
     torch.manual_seed(3)
     train(images, "fast", out=tmp_path, overrides=tiny | {"optimiser.epochs": 1})
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_empty_foreground(images, tiny, tmp_path):
+    from PIL import Image
+
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for index, sample in enumerate(images.train):
+        value = 0 if index == 2 else 255
+        name = sample.name.rpartition("/")[2]
+        Image.new("L", (64, 64), value).save(masks / f"{name}.png")
+    tiny |= {"foreground.method": "files", "foreground.folder": str(masks)}
+    with pytest.raises(DataError, match=r"foreground of train/good/002 is empty: mend the mask"):
+        train(images, "fast", out=tmp_path / "run", overrides=tiny)
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
+    whole = tiny | {"pseudo.empty_foreground": "whole", "optimiser.epochs": 1}
+    train(images, "fast", out=tmp_path / "run", overrides=whole)
