@@ -13,7 +13,7 @@ def percent(value: float | None) -> str:
 def command(name: str, study: dict[str, Any]) -> str:
     """Give the command that made a run."""
     where = "" if study["dataset"] == "surfaces" else " --data DATA"
-    overrides = " ".join(f"{key}={_shown(value)}" for key, value in study["overrides"].items())
+    overrides = " ".join(f'"{text}"' if " " in text else text for text in study["overrides"])
     only = f" --set {overrides}" if overrides else ""
     return (
         f"robustad reproduce patchguard --dataset {study['dataset']}{where} --category CATEGORY "
@@ -48,8 +48,3 @@ def patchguard(title: str, document: dict[str, Any]) -> list[str]:
         table(columns, rows),
         f"Commands:\n\n```\n{commands}\n```",
     ]
-
-
-def _shown(value: Any) -> str:
-    text = "null" if value is None else str(value)
-    return f'"{text}"' if " " in text else text

@@ -57,11 +57,17 @@ def add(name: str, runs: list[Path]) -> None:
         study = one["study"]
         if "weights" in study:  # of the few-shot study; PatchGuard's are overrides
             study["weights"] = Path(study["weights"]).name if study["weights"] else None
-        overrides = study.get("overrides", {})
-        if "foreground.weights" in overrides:
-            overrides["foreground.weights"] = Path(overrides["foreground.weights"]).name
+        if "overrides" in study:
+            study["overrides"] = [named(text) for text in study["overrides"]]
+            one["notes"] = []  # they repeat the overrides
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def named(override: str) -> str:
+    """Leave of a file in FIELD=VALUE only its name: where it lies is nobody's business."""
+    field, _, value = override.partition("=")
+    return f"{field}={Path(value).name}" if field.endswith("weights") else override
 
 
 def number(value: float | None, digits: int = 3) -> str:
