@@ -14,7 +14,7 @@ KINDS = [
 
 
 def test_there_are_kinds():
-    assert len(KINDS) == 7
+    assert len(KINDS) == 8
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

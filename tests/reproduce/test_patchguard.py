@@ -191,7 +191,7 @@ def test_training_goes_on_in_the_same_folder(root, tmp_path, quick, monkeypatch)
     [
         ({"attacks": ("pgd3",)}, ["evaluate"]),
         ({"overrides": ("seed=1",)}, ["train", "evaluate"]),
-        ({"overrides": ("network.depth=2",)}, ["train", "evaluate"]),
+        ({"overrides": ("network.depth=3",)}, ["train", "evaluate"]),
         ({"batch_size": 4}, []),
         ({"overrides": ("seed=0",)}, []),
     ],

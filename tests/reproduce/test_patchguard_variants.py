@@ -72,8 +72,8 @@ def test_every_table_applies_to_every_preset(name, table):
 
 
 def test_the_degrees_threshold_follows_the_number_of_patches():
-    deltas = [c.regulariser.delta for c in configs("8", "fast").values()]  # 96 / 8 = 12 x 12
-    assert deltas == pytest.approx([1 / 288, None, 2 / 144])
+    deltas = [c.regulariser.delta for c in configs("8", "fast").values()]  # 64 / 8 = 8 x 8
+    assert deltas == pytest.approx([1 / 128, None, 2 / 64])
     assert all(c.regulariser.term == "degree" for c in configs("8", "official").values())
 
 
