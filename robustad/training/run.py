@@ -98,6 +98,9 @@ def train(
         if restart and here.first:
             for name in (CHECKPOINT, BEST, FINAL):
                 (out / name).unlink(missing_ok=True)
+        if here.first:
+            for stale in out.glob(".*.part*"):  # of a run that was killed while it wrote
+                stale.unlink()
         here.wait()
         torch.manual_seed(seeds(config.seed, WEIGHTS, count=1)[0])
         detector = PatchGuard(

@@ -101,8 +101,11 @@ def test_a_run_killed_again_and_again_ends_as_one_left_alone(
 
 def test_a_finished_run_is_not_trained_again(images, tiny, tmp_path, monkeypatch):
     first = train(images, "fast", out=tmp_path, overrides=tiny)
+    half = tmp_path / ".0123456789abcdef.part.safetensors"  # what a kill in mid-write leaves
+    half.write_bytes(b"half")
     monkeypatch.setattr(Step, "update", lambda *_: pytest.fail("trained again"))
     assert_same(weights(first), weights(train(images, "fast", out=tmp_path, overrides=tiny)))
+    assert not half.exists()
 
 
 def test_restart_begins_anew(images, tiny, tmp_path):
