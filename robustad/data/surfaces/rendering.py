@@ -13,10 +13,17 @@ from robustad.data.surfaces.label import Label
 from robustad.data.surfaces.lighting import Shot
 from robustad.data.surfaces.metal import Sheet
 from robustad.data.surfaces.scene import Scene
+from robustad.data.surfaces.terrazzo import Slab
 from robustad.data.surfaces.tray import Tray
 from robustad.errors import InputError
 
-SCENES: dict[str, type[Scene]] = {"cloth": Weave, "metal": Sheet, "print": Label, "tray": Tray}
+SCENES: dict[str, type[Scene]] = {
+    "cloth": Weave,
+    "metal": Sheet,
+    "print": Label,
+    "terrazzo": Slab,
+    "tray": Tray,
+}
 # A grey level difference that is seen; the sensor's noise has a standard deviation of 2 or 3.
 VISIBLE = 5
 # Masks outside this share of the image are drawn again.
