@@ -12,8 +12,8 @@ from robustad.cli import common
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo_out"),
     category: Annotated[
-        str, typer.Option(help="Generated images to use: cloth, metal, print or tray.")
-    ] = "cloth",
+        str, typer.Option(help="Generated images to use: cloth, metal, print, terrazzo or tray.")
+    ] = "terrazzo",
     shots: Annotated[int, typer.Option(min=1, help="Normal images to fit on.")] = 4,
     eps: common.Eps = "8/255",
     override: Annotated[

@@ -34,7 +34,7 @@ class Demo:
 def run_demo(
     out: str | Path = "demo_out",
     *,
-    category: str = "cloth",
+    category: str = "terrazzo",
     shots: int = 4,
     eps: float = 8 / 255,
     training: Mapping[str, Any] | None = None,
@@ -49,7 +49,7 @@ def run_demo(
         Folder for `report.html`, `detector.onnx`, `detector.safetensors`, `evaluation.json`,
         `verification.json`, and `patchguard/` and `patchguard_clean/`, from which an interrupted
         demo goes on.
-    category : str, default "cloth"
+    category : str, default "terrazzo"
         A category of `Surfaces`.
     shots : int, default 4
         Normal images the few-shot detector is fitted on.

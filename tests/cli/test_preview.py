@@ -78,7 +78,7 @@ def test_errors_name_the_option(run, tmp_path):
     assert "--masks: only --foreground files takes them, got auto" in err
     code, _, err = run("preview")
     assert code == 1
-    assert "--category: expected one of cloth, metal, print, tray" in err
+    assert "--category: expected one of cloth, metal, print, terrazzo, tray" in err
     assert run("preview", "--foreground", "magic")[0] == 2
     code, out, _ = run("preview", "--help")
     assert code == 0

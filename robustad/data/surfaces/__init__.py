@@ -22,7 +22,7 @@ __all__ = ["CATEGORIES", "DEFECTS", "Rendered", "Surfaces", "load_surfaces", "re
 
 @dataclass(frozen=True, kw_only=True)
 class Surfaces:
-    """The embedded data set: generated photographs of cloth, metal, print, tiles and parts on a tray.
+    """The embedded data set: generated photographs of five kinds of inspected objects.
 
     Parameters
     ----------
