@@ -192,6 +192,19 @@ class Problem:
         """A random point of each image's ball."""
         return random_start(self.x, self.eps, seeds=self.stream(purpose), norm=self.norm)
 
+    def require_mask(self, attack: str) -> Tensor:
+        """Return the patch masks, or raise InputError where there are none."""
+        if self.mask is None:
+            raise InputError(f"mask: attack {attack!r} needs the ground-truth masks of the images")
+        return self.mask
+
+    def worst(self) -> Tensor:
+        """Of everything asked about so far inside the ball, what moved the image score farthest.
+
+        The clean images where nothing was.
+        """
+        return self.meter.image.images[self.rows.to(self.x.device)]
+
     def project(self, images: Tensor) -> Tensor:
         """Bring images (B, 3, H, W) into the ball and [0, 1]; may write into them."""
         if self.norm == "linf":
