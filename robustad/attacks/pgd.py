@@ -54,7 +54,7 @@ def pgd(
     step_size : float > 0, optional
         Default 2.5 eps / steps; in the ball's norm.
     start : Tensor, (B, 3, H, W), optional
-        First iterate, projected to the ball; default the clean images, as published.
+        First iterate of the first run, projected to the ball; default the clean images, as published.
     random : bool, default False
         Start the first run, too, from a random point of the ball.
     restarts : int >= 1, default 1
@@ -80,16 +80,10 @@ def pgd(
     `keep="best"` a run costs one forward pass more.
     """
     size = check_schedule(problem, steps, step_size)
-    if restarts < 1:
-        raise InputError(f"restarts: expected >= 1, got {restarts}")
-    if keep not in ("best", "last"):
-        raise InputError(f"keep: expected 'best' or 'last', got {keep!r}")
+    check_runs(restarts, keep)
     best = Best(problem)
     for run in range(restarts):
-        if run > 0 or random:
-            current = problem.start(run)
-        else:
-            current = problem.x if start is None else problem.project(start.clone())
+        current = first_iterate(problem, run, start=start, random=random)
         for step in range(steps):
             progress = step / steps
             values, gradient = problem.gradient(current, progress=progress)
@@ -110,6 +104,21 @@ def check_schedule(problem: Problem, steps: int, step_size: float | None) -> flo
     if not size > 0:
         raise InputError(f"step_size: expected > 0, got {size}")
     return size
+
+
+def check_runs(restarts: int, keep: str) -> None:
+    """Refuse fewer than one run, and an iterate to keep that there is none of."""
+    if restarts < 1:
+        raise InputError(f"restarts: expected >= 1, got {restarts}")
+    if keep not in ("best", "last"):
+        raise InputError(f"keep: expected 'best' or 'last', got {keep!r}")
+
+
+def first_iterate(problem: Problem, run: int, *, start: Tensor | None, random: bool) -> Tensor:
+    """Where a run starts: all but the first, and the first on request, at a random point."""
+    if run > 0 or random:
+        return problem.start(run)
+    return problem.x if start is None else problem.project(start.clone())
 
 
 class Best:

@@ -57,6 +57,9 @@ class Problem:
         Places of these images in the meter; may repeat.
     clean : Tensor, (B, N)
         The clean patch scores, asked once.
+    judge : Objective or None
+        Says which iterate is best, where that is not the objective: one that changes during the
+        schedule cannot.
     """
 
     detector: PatchScorer
@@ -75,6 +78,7 @@ class Problem:
     meter: Meter = field(repr=False)
     rows: Tensor
     clean: Tensor = field(repr=False)
+    judge: Objective | None = None
 
     @classmethod
     def of(
@@ -170,9 +174,9 @@ class Problem:
             clean=self.clean[there],
         )
 
-    def aimed(self, objective: str | Objective) -> Self:
+    def aimed(self, objective: str | Objective, judge: Objective | None = None) -> Self:
         """Maximise something else on the same images, on the same meter."""
-        return replace(self, objective=resolve(objective))
+        return replace(self, objective=resolve(objective), judge=judge)
 
     def within(self, eps: float) -> Self:
         """Search another radius; what is seen outside the first one is not recorded."""
@@ -242,11 +246,13 @@ class Problem:
 
     @torch.no_grad()
     def values(self, images: Tensor, *, progress: float = 0.0) -> Tensor:
-        """Objective (B,) of images (B, 3, H, W), without a gradient."""
-        return self.objective(self.scores(images, progress=progress))
+        """Objective (B,) of images (B, 3, H, W), or what the judge says, without a gradient."""
+        return (self.judge or self.objective)(self.scores(images, progress=progress))
 
     def gradient(self, images: Tensor, *, progress: float = 0.0) -> tuple[Tensor, Tensor]:
         """Objective (B,) of images (B, 3, H, W), and its gradient (B, 3, H, W).
+
+        With a judge its values come in place of the objective's, from the same pass.
 
         Raises
         ------
@@ -254,9 +260,17 @@ class Problem:
             See `value_and_gradient`. With `precision` an infinite or undefined gradient entry
             counts as zero and raises the flag `nonfinite_gradient`.
         """
-        return self.differentiate(
-            lambda leaf: self.objective(self.scores(leaf, progress=progress)), images
-        )
+        judge, judged = self.judge, []
+
+        def loss(leaf: Tensor) -> Tensor:
+            scores = self.scores(leaf, progress=progress)
+            if judge is not None:
+                with torch.no_grad():
+                    judged.append(judge(scores))
+            return self.objective(scores)
+
+        values, gradient = self.differentiate(loss, images)
+        return (judged[0] if judged else values), gradient
 
     def differentiate(
         self, loss: Callable[[Tensor], Tensor], images: Tensor
