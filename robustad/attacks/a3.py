@@ -8,7 +8,6 @@ from torch import Tensor
 from robustad.attacks.objectives import Scores
 from robustad.attacks.pgd import Best
 from robustad.attacks.problem import Problem
-from robustad.attacks.projection import direction
 from robustad.errors import InputError
 
 PURPOSE = 20_000
@@ -100,5 +99,5 @@ def _serving(improved: Tensor, weight: Tensor, served: Tensor) -> Tensor:
 
 
 def _moved(problem: Problem, current: Tensor, gradient: Tensor, size: float) -> Tensor:
-    move = direction(gradient, problem.norm).mul_(size)
+    move = problem.direction(gradient, current).mul_(size)
     return problem.project(move.add_(current))

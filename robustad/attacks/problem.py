@@ -13,7 +13,17 @@ from torch import Tensor
 from robustad.attacks.gradient import value_and_gradient
 from robustad.attacks.meter import Meter
 from robustad.attacks.objectives import LogitScale, Objective, Scores, flip, resolve
-from robustad.attacks.projection import Norm, distance, project, random_start, slack
+from robustad.attacks.projection import (
+    SPARSITY,
+    Norm,
+    direction,
+    distance,
+    held,
+    project,
+    random_start,
+    slack,
+    sparse_direction,
+)
 from robustad.detectors.base import PatchScorer
 from robustad.errors import InputError
 from robustad.ops.reference.topk_mean import resolve_k
@@ -206,6 +216,13 @@ class Problem:
         The clean images where nothing was.
         """
         return self.meter.image.images[self.rows.to(self.x.device)]
+
+    def direction(self, gradient: Tensor, current: Tensor) -> Tensor:
+        """The unit step (B, 3, H, W) along a gradient; in l1 not wasted on what the box holds."""
+        if self.norm == "l1":
+            share = torch.full((len(self),), SPARSITY, device=gradient.device)
+            return sparse_direction(gradient, share, held(gradient, current))
+        return direction(gradient, self.norm)
 
     def project(self, images: Tensor) -> Tensor:
         """Bring images (B, 3, H, W) into the ball and [0, 1]; may write into them."""

@@ -12,10 +12,6 @@ from robustad.attacks.adaptive import adaptive
 from robustad.attacks.apgd import apgd
 from robustad.attacks.autoattack import autoattack
 from robustad.attacks.caa import caa
-from robustad.attacks.fab import fab
-from robustad.attacks.features import features
-from robustad.attacks.guide import guide
-from robustad.attacks.hopskipjump import hopskipjump
 from robustad.attacks.momentum import mifgsm
 from robustad.attacks.options import Options
 from robustad.attacks.pgd import fgsm, pgd
@@ -23,8 +19,6 @@ from robustad.attacks.probe import on_probe
 from robustad.attacks.problem import Problem
 from robustad.attacks.sea import sea
 from robustad.attacks.segpgd import segpgd
-from robustad.attacks.spsa import spsa
-from robustad.attacks.square import square
 
 # From a problem, the options and the preset's steps or queries to adversarial images.
 Counted: TypeAlias = Callable[[Problem, Options, int], Tensor]
@@ -112,54 +106,6 @@ def run_a3(problem: Problem, options: Options) -> Tensor:
     return a3(problem, rounds=rounds, steps=options.steps or 50)
 
 
-def run_fab(problem: Problem, options: Options) -> Tensor:
-    """FAB."""
-    return fab(problem, iterations=options.steps or 100, restarts=options.restarts)
-
-
-def run_square(problem: Problem, options: Options, queries: int) -> Tensor:
-    """Square."""
-    return square(problem, queries=options.queries or queries)
-
-
-def run_spsa(problem: Problem, options: Options, queries: int) -> Tensor:
-    """SPSA."""
-    return spsa(problem, queries=options.queries or queries)
-
-
-def run_hopskipjump(problem: Problem, options: Options) -> Tensor:
-    """HopSkipJump."""
-    return hopskipjump(problem, queries=options.queries or 10_000)
-
-
-def run_transfer(problem: Problem, options: Options) -> Tensor:
-    """Transfer from a surrogate."""
-    from robustad.attacks.transfer import transfer
-
-    assert options.surrogate is not None  # `attack` has asked for it
-    return transfer(
-        problem,
-        options.surrogate,
-        steps=options.steps or 10,
-        step_size=options.step_size,
-    )
-
-
-def run_features(problem: Problem, options: Options) -> Tensor:
-    """Feature disruption."""
-    return features(
-        problem,
-        steps=options.steps or 100,
-        step_size=options.step_size,
-        restarts=options.restarts,
-    )
-
-
-def run_guide(problem: Problem, options: Options) -> Tensor:
-    """Guide vectors."""
-    return guide(problem, steps=options.steps or 100, step_size=options.step_size)
-
-
 def run_autoattack(problem: Problem, options: Options) -> Tensor:
     """AutoAttack."""
     return autoattack(problem, steps=options.steps or 100, queries=options.queries or 5000)
@@ -176,8 +122,4 @@ ITERATED: dict[str, tuple[str, Counted]] = {
     "apgd": ("self-tuned (APGD) ", run_apgd),
     "mifgsm": ("momentum (MI-FGSM) ", run_momentum),
     "difgsm": ("momentum (DI-FGSM, diverse inputs) ", run_diverse),
-}
-ASKED: dict[str, tuple[str, Counted]] = {
-    "square": ("random squares", run_square),
-    "spsa": ("estimated gradients (SPSA)", run_spsa),
 }

@@ -47,4 +47,3 @@ def sea(problem: Problem, *, steps: int = 300, losses: Sequence[str] = LOSSES) -
         found = shrinking(problem.aimed(loss), steps=steps)
         best.update(found, problem.aimed("flip").values(found))
     return best.images
-
