@@ -128,9 +128,7 @@ def test_huge_logits_stay_finite(name):
     for size in (1e4, -1e4):
         patch = torch.full((1, 4), size, requires_grad=True)
         mask = torch.tensor([[True, False, True, False]])
-        found = Scores(
-            patch=patch, image=patch.amax(dim=1), label=torch.tensor([1]), mask=mask
-        )
+        found = Scores(patch=patch, image=patch.amax(dim=1), label=torch.tensor([1]), mask=mask)
         value = OBJECTIVES[name](found)
         (gradient,) = torch.autograd.grad(value.sum(), patch)
         assert torch.isfinite(value).all()
