@@ -1,6 +1,7 @@
 """What holds for every named attack, driven by one table of cases."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ FORMS = (
 )  # fmt: skip
 NAMES = (*PRESETS, *FORMS)
 # Fewer steps and queries than by default, where a preset takes them.
-SHORT = {"steps": 6, "queries": 150}
+SHORT = {"steps": 6, "queries": 600}
 
 
 class Case:
@@ -42,6 +43,8 @@ class Case:
         short = {key: value for key, value in SHORT.items() if key in chosen.takes}
         if name == "fgsm":
             short = {}
+        if chosen.access in ("score", "decision"):
+            short.pop("steps", None)
         given = {
             "label": self.label[rows],
             "mask": self.mask[rows],
@@ -98,7 +101,7 @@ def test_results_are_in_the_ball_counted_and_scored_by_the_detector(case, name):
     else:
         assert (found.backward == 0).all()
     if chosen.access in ("score", "decision"):
-        assert (found.forward <= 300).all()
+        assert (found.forward <= 600).all()
         assert (found.forward > 0).all()
     assert all(parameter.requires_grad for parameter in detector.parameters())
     assert all(parameter.grad is None for parameter in detector.parameters())
@@ -134,7 +137,7 @@ def test_what_is_needed_is_asked_for(case, name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if preset(name).objective == "several"])
 def test_attacks_with_objectives_of_their_own_take_no_other(case, name):
-    with pytest.raises(InputError, match="objective: attack .* has its own"):
+    with pytest.raises(InputError, match=r"objective: attack .* has its own"):
         case.run(name, objective="image")
 
 
@@ -159,7 +162,7 @@ def test_nested_schedules_never_weaken_the_worst_case(case):
     """Of the same step size, the shorter run is the beginning of the longer one."""
     sign = 1 - 2 * case.label
     harms = [sign * case.run("pgd10", steps=n, step_size=0.02).worst_score for n in (1, 3, 10, 30)]
-    for fewer, more in zip(harms, harms[1:], strict=False):
+    for fewer, more in pairwise(harms):
         assert (more >= fewer - 1e-6).all()
 
 

@@ -55,7 +55,8 @@ def test_summaries_tell_attacks_apart():
 @pytest.mark.parametrize(
     "name",
     ["pgd", "pgd0", "pgd05", "pgd-1", "pgd10_", "pgd10_probe", "pgd10_flip_l2", "pgd10_l3", "PGD10",
-     "pgd10\n", " pgd10", "autoattack_l1", "adaptive_l3", "square_l1", "fgsm_l2", "pgd12345678", "pgd10_flip_flip", "pgd\u0663", ""],
+     "pgd10\n", " pgd10", "autoattack_l1", "adaptive_l3", "square_l1", "fgsm_l2",
+     "pgd12345678", "pgd10_flip_flip", "pgd\u0663", ""],
 )  # fmt: skip
 def test_other_names_are_refused_with_the_form(name):
     with pytest.raises(InputError, match=r"attack: expected one of fgsm_probe, fgsm, pgd10, ") as e:
