@@ -117,9 +117,7 @@ def _diverse(
         if use >= probability or (rows, columns) == (height, width):
             made.append(image)
             continue
-        small = F.interpolate(
-            image[None], (rows, columns), mode="bilinear", align_corners=False
-        )[0]
+        small = F.interpolate(image[None], (rows, columns), mode="bilinear", align_corners=False)[0]
         top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
         made.append(F.pad(small, (left, width - columns - left, top, height - rows - top)))
     return torch.stack(made)
