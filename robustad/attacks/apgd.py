@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustad.attacks.pgd import Best, Keep, check_runs, first_iterate
 from robustad.attacks.problem import Problem
-from robustad.attacks.projection import direction, sparse_direction
+from robustad.attacks.projection import EDGE, held, sparse_direction
 from robustad.errors import InputError
 
 MOMENTUM, IMPROVING = 0.75, 0.75
@@ -164,7 +164,7 @@ def _ascent(problem: Problem, current: Tensor, steps: int, first: float) -> tupl
     checked, since, places = values, 0, set(checkpoints(steps))
     previous = current
     for step in range(1, steps + 1):
-        move = direction(gradient, problem.norm).mul_(size[:, None, None, None])
+        move = problem.direction(gradient, current).mul_(size[:, None, None, None])
         ahead = problem.project(move.add_(current))
         if step > 1:  # current + .75 (ahead - current) + .25 (current - previous)
             ahead.mul_(MOMENTUM).add_(current, alpha=2 - 2 * MOMENTUM)
@@ -203,8 +203,9 @@ def _sparse_ascent(
     changed = torch.where(changed > 0, changed, torch.full_like(size, entries))
     look = max(int(0.04 * steps), 1)
     for step in range(1, steps + 1):
-        held = torch.where(gradient > 0, current >= 1, current <= 0)
-        move = sparse_direction(gradient, share, held).mul_(size[:, None, None, None])
+        move = sparse_direction(gradient, share, held(gradient, current)).mul_(
+            size[:, None, None, None]
+        )
         current = problem.project(move.add_(current))
         if step == steps:
             values = problem.values(current, progress=1.0)
@@ -225,5 +226,5 @@ def _sparse_ascent(
 
 def _changed(problem: Problem, images: Tensor) -> Tensor:
     """How many entries of each image (B,) are moved and not held by the box."""
-    moved = (images != problem.x) & (images > 0) & (images < 1)
+    moved = (images != problem.x) & (images > EDGE) & (images < 1 - EDGE)
     return moved.flatten(1).sum(dim=1).to(images.dtype)

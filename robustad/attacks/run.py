@@ -141,10 +141,11 @@ def attack(
     _check_options(options, chosen)
     if seeds is not None and len(seeds) != x.shape[0]:
         raise InputError(f"seeds: expected one an image, {x.shape[0]}, got {len(seeds)}")
-    if objective is not None and chosen.objective in ("probe", "several"):
+    own = chosen.objective in ("probe", "several") or chosen.optimiser == "segpgd"
+    if objective is not None and own:
         raise InputError(f"objective: attack {attack!r} has its own, it cannot be replaced")
     if objective is None:
-        objective = "image" if chosen.objective in ("probe", "several") else chosen.objective
+        objective = "image" if own else chosen.objective
     with _frozen(detector), _frozen(surrogate):
         problem = Problem.of(
             detector,
