@@ -70,7 +70,7 @@ def test_normal_images_score_higher(images):
 def test_detectors_without_features_are_refused(smooth, images):
     with pytest.raises(InputError, match="the features attack needs patch_features, which Scorer"):
         attack(smooth(), images(1), label=torch.tensor([0]), attack="features")
-    detector = Shown()
+    detector = smooth()
     detector.patch_features = lambda x: x.flatten(1)
     with pytest.raises(InputError, match=r"expected patch_features \(1, N, D\), got \(1, 192\)"):
         attack(detector, images(1), label=torch.tensor([0]), attack="features")
