@@ -1,6 +1,6 @@
-"""Attacks on anomaly detectors, white-box through the true score or the study's linear probe."""
+"""Attacks on anomaly detectors: objectives, optimisers, named presets, and what they cost."""
 
-from robustad.attacks.objectives import OBJECTIVES, Objective, Scores, patch_mask
+from robustad.attacks.objectives import OBJECTIVES, LogitScale, Objective, Scores, patch_mask
 from robustad.attacks.presets import PRESETS, Preset, preset
 from robustad.attacks.probe import LinearProbe
 from robustad.attacks.run import AttackResult, attack
@@ -10,6 +10,7 @@ __all__ = [
     "PRESETS",
     "AttackResult",
     "LinearProbe",
+    "LogitScale",
     "Objective",
     "Preset",
     "Scores",

@@ -11,8 +11,28 @@ from robustad.errors import InputError
 ImageLoss = Callable[[Tensor], Tensor]
 
 
-def value_and_gradient(loss: ImageLoss, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss (B,) at `x`, and its gradient (B, 3, H, W) with respect to `x` alone.
+def value_and_gradient(
+    loss: ImageLoss, x: Tensor, *, lenient: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss at images, and its gradient with respect to them alone.
+
+    Parameters
+    ----------
+    loss : callable
+        Loss per image (B,) of images (B, 3, H, W).
+    x : Tensor, (B, 3, H, W), floating point
+        Where; not changed.
+    lenient : bool, default False
+        Let gradient entries that are not finite count as zero, as low precision may overflow.
+
+    Returns
+    -------
+    values : Tensor, (B,)
+        The loss.
+    gradient : Tensor, (B, 3, H, W)
+        Of its sum.
+    largest : Tensor, (B,)
+        Largest magnitude of each image's gradient before entries were set to zero.
 
     Raises
     ------
@@ -32,10 +52,16 @@ def value_and_gradient(loss: ImageLoss, x: Tensor) -> tuple[Tensor, Tensor]:
             (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
         if gradient is None:
             raise InputError(
-                "detector: its patch scores carry no gradient to the images; "
-                "a white-box attack needs a differentiable patch_scores"
+                "detector: its patch scores carry no gradient to the images; a white-box attack "
+                "needs a differentiable patch_scores, black-box attacks (square, spsa, "
+                "hopskipjump, transfer) do not"
             )
-    if not bool(torch.isfinite(gradient).all()):
-        bad = (~torch.isfinite(gradient)).flatten(1).any(dim=1).nonzero().flatten().tolist()
-        raise InputError(f"detector: its gradient is not finite for images {bad} of the batch")
-    return values.detach(), gradient
+    # one pass over the gradient: infinite and undefined entries show in the largest
+    largest = torch.linalg.vector_norm(gradient.flatten(1), ord=torch.inf, dim=1)
+    finite = torch.isfinite(largest)
+    if not bool(finite.all()):
+        if not lenient:
+            bad = (~finite).nonzero().flatten().tolist()
+            raise InputError(f"detector: its gradient is not finite for images {bad} of the batch")
+        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+    return values.detach(), gradient, largest

@@ -1,21 +1,28 @@
 """Named attacks: what is maximised, by which optimiser, for how long."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from robustad.attacks.objectives import OBJECTIVES
-from robustad.attacks.pgd import Norm
+from torch import Tensor
+
+from robustad.attacks.objectives import AIMS, MASKLESS, OBJECTIVES
+from robustad.attacks.options import Options
+from robustad.attacks.pgd import fgsm, pgd
+from robustad.attacks.probe import on_probe
+from robustad.attacks.problem import Problem
+from robustad.attacks.projection import Norm
 from robustad.errors import InputError
 
+Access: TypeAlias = Literal["white", "score", "decision", "transfer"]
+Run: TypeAlias = Callable[[Problem, Options], Tensor]
+
 # What `preset` understands beside the fixed names; shown in help texts and errors.
-FORM = f"pgd<steps>[_l2][_<{'|'.join(OBJECTIVES)}>]"
-_FORM = re.compile(rf"pgd([1-9]\d{{0,6}})(_l2)?(?:_({'|'.join(OBJECTIVES)}))?", re.ASCII)
-_AIMS = {
-    "image": "the reported image score",
-    "flip": "normal patches up, anomalous ones down (PatchGuard's published attack)",
-    "bce": "the patches' mean cross-entropy",
-}
+FORM = "pgd<steps>[_l2|_l1][_<objective>]"
+_FORM = re.compile(rf"pgd([1-9]\d{{0,6}})(?:_(l2|l1))?(?:_({'|'.join(OBJECTIVES)}))?", re.ASCII)
+SCHEDULE = frozenset({"steps", "step_size", "random", "restarts"})
+_BALLS = {"linf": "", "l2": " in the l2 ball", "l1": " in the l1 ball"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,55 +33,100 @@ class Preset:
     ----------
     name : str
         As `attack` takes it.
-    optimiser : {"fgsm", "pgd"}
-        FGSM is a single step of eps.
+    optimiser : str
+        Family of the optimiser.
     objective : str
-        A key of `OBJECTIVES`, or `probe` for the linear probe's cross-entropy.
+        A key of `OBJECTIVES`; `probe` for the linear probe's cross-entropy, `several` where an
+        attack has its own.
     steps : int, default 1
-        Gradient steps.
-    norm : {"linf", "l2"}, default "linf"
+        Gradient steps; of attacks with several stages all together; 0 without gradients.
+    norm : {"linf", "l2", "l1"}, default "linf"
         Of the ball that the attack stays in.
+    access : {"white", "score", "decision", "transfer"}, default "white"
+        What the attacker sees: gradients, scores, verdicts, or another model.
+    needs : set of str
+        Of "mask", "threshold", "surrogate", "probe", "features", "bank", "calibrator".
+    takes : set of str
+        Options of the schedule that may be given.
     summary : str
         One line for help texts and reports.
+    run : callable
+        From `Problem` and `Options` to images (B, 3, H, W) inside the ball.
     """
 
     name: str
-    optimiser: Literal["fgsm", "pgd"]
+    optimiser: str
     objective: str
     steps: int = 1
     norm: Norm = "linf"
+    access: Access = "white"
+    needs: frozenset[str] = frozenset()
+    takes: frozenset[str] = frozenset()
     summary: str
+    run: Run
 
 
-PRESETS = {
+def _pgd(name: str, steps: int, norm: Norm = "linf", objective: str = "image") -> Preset:
+    def run(problem: Problem, options: Options) -> Tensor:
+        return pgd(
+            problem,
+            steps=options.steps or steps,
+            step_size=options.step_size,
+            random=options.random,
+            restarts=options.restarts,
+            keep=options.iterate,
+        )
+
+    return Preset(
+        name=name,
+        optimiser="pgd",
+        objective=objective,
+        steps=steps,
+        norm=norm,
+        needs=frozenset() if objective in MASKLESS else frozenset({"mask"}),
+        takes=SCHEDULE,
+        summary=f"{steps} step{'s'[: steps > 1]}{_BALLS[norm]} on {AIMS[objective]}",
+        run=run,
+    )
+
+
+def _fgsm(problem: Problem, options: Options) -> Tensor:
+    if options.steps is None:
+        return fgsm(problem)
+    return pgd(
+        problem,
+        steps=options.steps,
+        step_size=options.step_size,
+        random=options.random,
+        restarts=options.restarts,
+        keep=options.iterate,
+    )
+
+
+PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset(
             name="fgsm_probe",
             optimiser="fgsm",
             objective="probe",
+            needs=frozenset({"probe", "mask", "features"}),
+            takes=SCHEDULE,
             summary="the few-shot study's attack: FGSM on a linear probe, not on the score",
+            run=lambda problem, options: _fgsm(on_probe(problem, options), options),
         ),
         Preset(
             name="fgsm",
             optimiser="fgsm",
             objective="image",
+            takes=SCHEDULE,
             summary="one step on the reported image score",
+            run=_fgsm,
         ),
-        Preset(
-            name="pgd10",
-            optimiser="pgd",
-            objective="image",
-            steps=10,
-            summary="ten steps on the reported image score",
-        ),
-        Preset(
-            name="pgd100",
-            optimiser="pgd",
-            objective="image",
-            steps=100,
-            summary="a hundred steps on the reported image score",
-        ),
+        _pgd("pgd10", 10),
+        _pgd("pgd100", 100),
+        _pgd("pgd1000", 1000),
+        _pgd("pgd_l2", 100, "l2"),
     )
 }
 
@@ -85,9 +137,8 @@ def preset(name: str) -> Preset:
     Parameters
     ----------
     name : str
-        A key of `PRESETS`, or `pgd<steps>[_l2][_<objective>]`: PGD of that many steps (1 to
-        9999999) in the l-infinity ball, or with `_l2` in the l2 ball, on `image` (the default),
-        `flip` or `bce`.
+        A key of `PRESETS`, or `pgd<steps>[_l2|_l1][_<objective>]`: PGD of that many steps (1 to
+        9999999) in the l-infinity, l2 or l1 ball on any of `OBJECTIVES`, `image` by default.
 
     Returns
     -------
@@ -109,14 +160,9 @@ def preset(name: str) -> Preset:
         return PRESETS[name]
     found = _FORM.fullmatch(name)
     if found is None:
-        raise InputError(f"attack: expected one of {', '.join(PRESETS)} or {FORM}, got {name!r}")
-    steps, l2, objective = int(found[1]), found[2] is not None, found[3] or "image"
-    return Preset(
-        name=name,
-        optimiser="pgd",
-        objective=objective,
-        steps=steps,
-        norm="l2" if l2 else "linf",
-        summary=f"{steps} step{'s'[: steps > 1]}{' in the l2 ball' if l2 else ''} on "
-        f"{_AIMS[objective]}",
-    )
+        raise InputError(
+            f"attack: expected one of {', '.join(PRESETS)} or {FORM} with an objective of "
+            f"{', '.join(OBJECTIVES)}, got {name!r}"
+        )
+    norm: Norm = "l2" if found[2] == "l2" else "l1" if found[2] == "l1" else "linf"
+    return _pgd(name, int(found[1]), norm, found[3] or "image")

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustad.attacks.options import Options
+from robustad.attacks.problem import Problem
 from robustad.errors import InputError
 
 
@@ -93,3 +95,79 @@ class LinearProbe:
         logits = self.logits(detector.patch_features(x))
         entropy = F.binary_cross_entropy_with_logits(logits, mask.to(logits), reduction="none")
         return entropy.mean(dim=1)
+
+
+class ProbeScorer:
+    """A linear probe on a detector's features, itself as a detector to attack.
+
+    Parameters
+    ----------
+    detector : FeatureScorer
+        Gives the features.
+    probe : LinearProbe
+        Makes logits of them.
+    """
+
+    scores_are_logits = True
+
+    def __init__(self, detector: FeatureScorer, probe: LinearProbe) -> None:
+        self.detector = detector
+        self.probe = probe
+
+    def patch_scores(self, x: Tensor) -> Tensor:
+        """Logits (B, N) of images (B, 3, H, W)."""
+        return self.probe.logits(self.detector.patch_features(x))
+
+    def aggregate(self, patch_scores: Tensor) -> Tensor:
+        """Mean logits (B,)."""
+        return patch_scores.mean(dim=1)
+
+
+def on_probe(problem: Problem, options: Options) -> Problem:
+    """The same images, with the cross-entropy of a linear probe to maximise in place of the score.
+
+    Parameters
+    ----------
+    problem : Problem
+        With masks; its meter counts on, but what the probe makes of images is not recorded there.
+    options : Options
+        With a probe.
+
+    Returns
+    -------
+    Problem
+        On the probe.
+
+    Raises
+    ------
+    InputError
+        If the probe, the masks or the detector's features are missing.
+
+    Notes
+    -----
+    Section 3.2 of the few-shot study attacks so, by one step of FGSM.
+    """
+    probe, detector = options.probe, problem.detector
+    if probe is None or problem.mask is None:
+        missing = "probe" if probe is None else "mask"
+        raise InputError(f"{missing}: attack 'fgsm_probe' needs a fitted probe and masks")
+    if not isinstance(detector, FeatureScorer):
+        raise InputError(
+            "detector: attack 'fgsm_probe' needs patch_features, which "
+            f"{type(detector).__name__} does not have"
+        )
+    made = Problem.of(
+        ProbeScorer(detector, probe),
+        problem.x,
+        label=problem.label,
+        mask=problem.mask,
+        eps=problem.eps,
+        norm=problem.norm,
+        objective="bce",
+        seeds=problem.seeds,
+        precision=problem.precision,
+        clean=problem.clean,  # only its shape matters to logits
+    )
+    meter, counts = made.meter, problem.meter
+    meter.forward, meter.backward, meter.dead = counts.forward, counts.backward, counts.dead
+    return made

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from robustad.attacks.gradient import ImageLoss
-from robustad.attacks.objectives import Objective, Scores, resolve
-from robustad.attacks.pgd import distance, fgsm, pgd, random_start
+from robustad.attacks.objectives import LogitScale, Objective
+from robustad.attacks.options import Keep, Options, check_options
 from robustad.attacks.presets import Preset, preset
-from robustad.attacks.probe import FeatureScorer, LinearProbe
+from robustad.attacks.probe import LinearProbe
+from robustad.attacks.problem import Problem
+from robustad.attacks.projection import Norm
+from robustad.attacks.result import AttackResult, finish
+from robustad.calibration import Calibrator
 from robustad.detectors.base import PatchScorer
 from robustad.errors import InputError
 
+__all__ = ["AttackResult", "attack"]
 RANGE_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackResult:
-    """Adversarial images and what the detector makes of them.
-
-    Attributes
-    ----------
-    x_adv : Tensor, (B, 3, H, W), float32 in [0, 1]
-        Adversarial images.
-    clean_patch_scores, patch_scores : Tensor, (B, N)
-        The detector's patch scores before and after.
-    clean_score, score : Tensor, (B,)
-        The detector's image scores before and after.
-    distance : Tensor, (B,)
-        Distance of `x_adv` to the clean images in the attack's norm.
-    """
-
-    x_adv: Tensor
-    clean_patch_scores: Tensor
-    patch_scores: Tensor
-    clean_score: Tensor
-    score: Tensor
-    distance: Tensor
 
 
 def attack(
@@ -54,16 +35,23 @@ def attack(
     steps: int | None = None,
     step_size: float | None = None,
     random: bool = False,
-    seeds: list[int] | None = None,
-    keep_best: bool = True,
+    restarts: int = 1,
+    seeds: Sequence[int] | None = None,
+    keep: Keep = "best",
+    threshold: float | None = None,
+    scale: LogitScale | None = None,
+    calibrator: Calibrator | None = None,
+    surrogate: PatchScorer | None = None,
     probe: LinearProbe | None = None,
+    queries: int | None = None,
+    precision: torch.dtype | None = None,
 ) -> AttackResult:
     """Perturb images so that the detector gets them wrong.
 
     Parameters
     ----------
     detector : PatchScorer
-        Anything with `patch_scores` (differentiable) and `aggregate`.
+        Anything with `patch_scores` and `aggregate`; white-box attacks need its gradient.
     x : Tensor, (B, 3, H, W), floating point in [0, 1]
         Prepared clean images (`detector.prepare`); excursions up to 1e-3 are clipped.
     label : Tensor, (B,), 0 or 1
@@ -71,25 +59,43 @@ def attack(
     mask : Tensor, (B, N), bool, optional
         Anomalous patches (`patch_mask`), where the objective needs them.
     attack : str, default "pgd10"
-        `fgsm_probe`, `fgsm`, or `pgd<steps>[_l2][_<objective>]` with the objective `image` (the
-        default), `flip` or `bce`: `pgd10`, `pgd1000_flip`, `pgd100_l2`.
+        A key of `PRESETS`, or a form such as `pgd<steps>[_l2|_l1][_<objective>]`; see `preset`.
     eps : float in (0, 1], default 8/255
-        Radius as a fraction of the pixel range; an l2 radius, of the whole image taken as one
-        vector, may be any positive number.
+        Radius as a fraction of the pixel range; an l2 or l1 radius, of the whole image taken as
+        one vector, may be any positive number.
     objective : str or callable, optional
-        Overrides the preset's: `image`, `flip`, `bce`, or a callable from `Scores` to a loss (B,).
-    steps : int, optional
+        Overrides the preset's: a key of `OBJECTIVES`, or a callable from `Scores` to a loss (B,).
+    steps : int >= 1, optional
         Overrides the preset's number of steps.
-    step_size : float, optional
+    step_size : float > 0, optional
         Default 2.5 eps / steps.
     random : bool, default False
         Start from a random point of the ball instead of the clean image.
-    seeds : list of int, optional
-        One an image for the random start; default 0..B-1.
-    keep_best : bool, default True
-        Keep each image's best iterate rather than the last one; FGSM always returns its step.
+    restarts : int >= 1, default 1
+        Runs; all but the first start from random points. More never weaken the attack.
+    seeds : sequence of int, optional
+        One an image for everything random; default 0..B-1.
+    keep : {"best", "last", "worst"}, default "best"
+        What `x_adv` is: each image's iterate of highest objective, the last iterate, or whatever
+        moved the image score furthest, among the clean image and all that was tried.
+    threshold : float, optional
+        Image score from which the detector says anomalous; default what the detector's calibrator
+        and policy say, if it has them.
+    scale : LogitScale, optional
+        Makes logits of patch scores for objectives that need them (`LogitScale.of_normal`);
+        default: none for detectors whose scores are logits, else each image's own.
+    calibrator : Calibrator, optional
+        From score to probability, for attacks that also evade the entropy flag; default the
+        detector's own, which only `adaptive` uses.
+    surrogate : PatchScorer, optional
+        Differentiable stand-in for transfer attacks.
     probe : LinearProbe, optional
         Needed by `fgsm_probe`.
+    queries : int >= 1, optional
+        Budget an image of black-box attacks.
+    precision : torch.dtype, optional
+        Autocast to this type (`torch.bfloat16`) while searching; scores that are returned are
+        always float32.
 
     Returns
     -------
@@ -111,63 +117,74 @@ def attack(
     >>> result = attack(detector, x[1:], label=torch.tensor([0]), attack="fgsm")
     >>> bool(result.score > result.clean_score), bool(result.distance <= 8 / 255 + 1e-6)
     (True, True)
+    >>> int(result.forward), int(result.backward)
+    (1, 1)
     """
     chosen = preset(attack)
-    x, label = _checked(detector, x, label, eps, chosen)
-    single = chosen.optimiser == "fgsm" and steps is None
-    if single and (random or step_size is not None):
-        raise InputError(
-            f"{'random' if random else 'step_size'}: attack {attack!r} is one step of eps from the "
-            "clean image; give `steps` as well, or take pgd10"
-        )
+    x, label = _checked(detector, x, label, eps, chosen.norm)
+    options = Options(
+        steps=steps,
+        step_size=step_size,
+        random=random,
+        restarts=restarts,
+        keep=keep,
+        queries=queries,
+        probe=probe,
+        surrogate=surrogate,
+        calibrator=getattr(detector, "calibrator", None) if calibrator is None else calibrator,
+    )
+    _check_options(options, chosen)
     if seeds is not None and len(seeds) != x.shape[0]:
         raise InputError(f"seeds: expected one an image, {x.shape[0]}, got {len(seeds)}")
-    with torch.no_grad():
-        clean_patch_scores = detector.patch_scores(x)
-    if mask is not None and mask.shape != clean_patch_scores.shape:
-        raise InputError(
-            f"mask: expected patch masks {tuple(clean_patch_scores.shape)}, got "
-            f"{tuple(mask.shape)}; `patch_mask` makes them from pixel masks"
+    if objective is not None and chosen.objective in ("probe", "several"):
+        raise InputError(f"objective: attack {attack!r} has its own, it cannot be replaced")
+    if objective is None:
+        objective = "image" if chosen.objective in ("probe", "several") else chosen.objective
+    with _frozen(detector), _frozen(surrogate):
+        problem = Problem.of(
+            detector,
+            x,
+            label=label,
+            mask=mask,
+            eps=eps,
+            norm=chosen.norm,
+            objective=objective,
+            seeds=seeds,
+            scale=scale,
+            threshold=_threshold(detector) if threshold is None else threshold,
+            precision=precision,
         )
-    loss = _loss(detector, chosen, label, mask, objective, probe)
-    frozen = [p for p in getattr(detector, "parameters", list)() if p.requires_grad]
-    for parameter in frozen:  # only the images' gradient is wanted
-        parameter.requires_grad_(False)
-    try:
-        if single:
-            x_adv = fgsm(loss, x, eps=eps)
-        else:
-            start = None
-            if random:
-                places = seeds or [*range(x.shape[0])]
-                start = random_start(x, eps, seeds=places, norm=chosen.norm)
-            x_adv = pgd(
-                loss,
-                x,
-                eps=eps,
-                steps=chosen.steps if steps is None else steps,
-                step_size=step_size,
-                start=start,
-                keep_best=keep_best,
-                norm=chosen.norm,
+        _check_needs(problem, options, chosen)
+        x_adv = chosen.run(problem, options)
+    return finish(problem, x_adv, keep=keep)
+
+
+def _check_options(options: Options, chosen: Preset) -> None:
+    takes = chosen.takes
+    if chosen.optimiser == "fgsm" and takes and options.steps is None:
+        for name in options.given:
+            raise InputError(
+                f"{name}: attack {chosen.name!r} is one step of eps from the clean image; give "
+                "`steps` as well, or take pgd10"
             )
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-    with torch.no_grad():
-        patch_scores = detector.patch_scores(x_adv)
-        return AttackResult(
-            x_adv=x_adv,
-            clean_patch_scores=clean_patch_scores,
-            patch_scores=patch_scores,
-            clean_score=detector.aggregate(clean_patch_scores),
-            score=detector.aggregate(patch_scores),
-            distance=distance(x_adv, x, chosen.norm),
+    check_options(options, chosen.name, takes)
+
+
+def _check_needs(problem: Problem, options: Options, chosen: Preset) -> None:
+    """Name what is missing before anything is asked of the detector."""
+    if "threshold" in chosen.needs and problem.threshold is None:
+        raise InputError(
+            f"threshold: attack {chosen.name!r} needs the image score from which the detector "
+            "says anomalous; give it, or calibrate the detector"
         )
+    if "mask" in chosen.needs and problem.mask is None and chosen.objective == "several":
+        raise InputError(f"mask: attack {chosen.name!r} needs the ground-truth masks of the images")
+    if "surrogate" in chosen.needs and options.surrogate is None:
+        raise InputError(f"surrogate: attack {chosen.name!r} needs a differentiable stand-in")
 
 
 def _checked(
-    detector: PatchScorer, x: Tensor, label: Tensor, eps: float, chosen: Preset
+    detector: PatchScorer, x: Tensor, label: Tensor, eps: float, norm: Norm
 ) -> tuple[Tensor, Tensor]:
     if getattr(detector, "training", False):
         raise InputError("detector: is in training mode; call detector.eval() before attacking it")
@@ -175,10 +192,10 @@ def _checked(
         raise InputError(
             f"x: expected a floating-point tensor (B, 3, H, W), got {tuple(x.shape)} of {x.dtype}"
         )
-    if chosen.norm == "linf" and not 0.0 < eps <= 1.0:
+    if norm == "linf" and not 0.0 < eps <= 1.0:
         raise InputError(f"eps: expected a fraction of the pixel range in (0, 1], got {eps}")
     if not 0.0 < eps < float("inf"):
-        raise InputError(f"eps: expected a finite l2 radius > 0, got {eps}")
+        raise InputError(f"eps: expected a finite {norm} radius > 0, got {eps}")
     low, high = float(x.min()), float(x.max())
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
         raise InputError(
@@ -194,30 +211,21 @@ def _checked(
     return x.detach().clamp(0.0, 1.0), label.long()
 
 
-def _loss(
-    detector: PatchScorer,
-    chosen: Preset,
-    label: Tensor,
-    mask: Tensor | None,
-    objective: str | Objective | None,
-    probe: LinearProbe | None,
-) -> ImageLoss:
-    if objective is None and chosen.objective == "probe":
-        if probe is None or mask is None:
-            missing = "probe" if probe is None else "mask"
-            raise InputError(f"{missing}: attack {chosen.name!r} needs a fitted probe and masks")
-        if not isinstance(detector, FeatureScorer):
-            raise InputError(
-                f"detector: attack {chosen.name!r} needs patch_features, which "
-                f"{type(detector).__name__} does not have"
-            )
-        scorer, patches = detector, mask  # what mypy has learned does not reach into a lambda
-        return lambda images: probe.loss(scorer, images, patches)
-    function = resolve(chosen.objective if objective is None else objective)
+def _threshold(detector: PatchScorer) -> float | None:
+    """Image score at which the detector's calibrator reaches its policy's threshold, if any."""
+    calibrator, policy = (getattr(detector, name, None) for name in ("calibrator", "policy"))
+    score_at = getattr(calibrator, "score_at", None)
+    return None if score_at is None or policy is None else float(score_at(policy.threshold))
 
-    def loss(images: Tensor) -> Tensor:
-        patch = detector.patch_scores(images)
-        image = detector.aggregate(patch)
-        return function(Scores(patch=patch, image=image, label=label, mask=mask))
 
-    return loss
+@contextmanager
+def _frozen(module: object) -> Iterator[None]:
+    """Keep parameters out of the backward pass: only the images' gradient is wanted."""
+    frozen = [p for p in getattr(module, "parameters", list)() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)

@@ -50,8 +50,9 @@ Attacks: TypeAlias = Annotated[
     typer.Option(
         "--attack",
         # spelled out, as torch must not be imported for a help text; a test compares
-        help="Attacks to run: fgsm_probe, fgsm, pgd10, pgd100, or pgd<steps>[_l2][_<objective>] "
-        "with the objective image, flip or bce, e.g. pgd1000_flip.",
+        help="Attacks to run: fgsm_probe, fgsm, pgd10, pgd100, pgd1000, pgd_l2, or "
+        "pgd<steps>[_l2|_l1][_<objective>] with an objective of image, flip, bce, image_relaxed, "
+        "section_l, segpgd, masked_ce, masked_ce_balanced, js, margin; e.g. pgd1000_flip.",
     ),
 ]
 Eps: TypeAlias = Annotated[

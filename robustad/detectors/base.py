@@ -68,6 +68,8 @@ class Detector(nn.Module, ABC):
     """
 
     method: ClassVar[str]
+    # Whether a patch score above 0 already says "rather anomalous", as a classifier's logit does.
+    scores_are_logits: ClassVar[bool] = False
 
     def __init__(
         self,

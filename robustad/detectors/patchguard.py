@@ -75,6 +75,7 @@ class PatchGuard(Detector):
     """
 
     method: ClassVar[str] = "patchguard"
+    scores_are_logits: ClassVar[bool] = True
 
     def __init__(
         self,

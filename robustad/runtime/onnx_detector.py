@@ -136,13 +136,17 @@ class OnnxDetector:
         patch = self.metadata["patch_size"]
         return height // patch, width // patch
 
-    def run(self, x: FloatArray) -> dict[str, FloatArray]:
-        """Compute all outputs for prepared images.
+    def run(
+        self, x: FloatArray, outputs: Sequence[str] = _metadata.OUTPUTS
+    ) -> dict[str, FloatArray]:
+        """Compute outputs for prepared images.
 
         Parameters
         ----------
         x : array, (B, 3, H, W), float32 in [0, 1]
             RGB, resized and cropped as by `geometry`.
+        outputs : sequence of str, optional
+            Those wanted, by default all: onnxruntime leaves out what only the others need.
 
         Returns
         -------
@@ -153,23 +157,28 @@ class OnnxDetector:
         Raises
         ------
         InputError
-            If shape, type or range of `x` does not fit the file.
+            If shape, type or range of `x` does not fit the file, or an output is unknown.
         """
         self._check(x)
+        unknown = [name for name in outputs if name not in _metadata.OUTPUTS]
+        if unknown or not outputs:
+            raise InputError(
+                f"outputs: expected some of {', '.join(_metadata.OUTPUTS)}, got {list(outputs)}"
+            )
         feeds = {_metadata.INPUT: np.ascontiguousarray(x)}
         if self._calibration is not None:
             values = (np.array(value, np.float32) for value in self._calibration)
             feeds |= dict(zip(_metadata.CALIBRATION, values, strict=True))
-        names = list(_metadata.OUTPUTS)
+        names = list(outputs)
         return dict(zip(names, self._session.run(names, feeds), strict=True))
 
     def patch_scores(self, x: FloatArray) -> FloatArray:
         """Patch scores (B, N) of prepared images (B, 3, H, W); see `run`."""
-        return self.run(x)["patch_scores"]
+        return self.run(x, ["patch_scores"])["patch_scores"]
 
     def score(self, x: FloatArray) -> FloatArray:
         """Image scores (B,) of prepared images (B, 3, H, W); see `run`."""
-        return self.run(x)["score"]
+        return self.run(x, ["score"])["score"]
 
     def predict(self, images: Images, *, batch_size: int = 8) -> Prediction:
         """Score images of any sizes and say what to make of them.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from robustad.attacks.pgd import project, random_start
+from robustad.attacks.projection import project, random_start
 from robustad.networks import PatchNetwork
 from robustad.ops import topk_mean
 from robustad.training.config import AttackConfig, TrainingObjective

@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from robustad.attacks.problem import Problem
+
 
 class Scorer(nn.Module):
     """The least an attack needs: `score` of flattened images, and the mean over patches."""
@@ -58,5 +60,17 @@ def smooth():
 def images():
     def build(count=4, size=8, seed=0):
         return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+    return build
+
+
+@pytest.fixture
+def maximising():
+    """A problem that is to maximise any loss (B,) of images (B, 3, H, W)."""
+
+    def build(loss, x, **options):
+        made = Scorer(lambda images: loss(images)[:, None])
+        label = torch.zeros(x.shape[0], dtype=torch.int64)
+        return Problem.of(made, x, **{"label": label, "eps": 8 / 255, **options})
 
     return build

@@ -5,7 +5,8 @@ import torchattacks
 from torch import nn
 
 from robustad.attacks.gradient import value_and_gradient
-from robustad.attacks.pgd import fgsm, pgd, project, random_start
+from robustad.attacks.pgd import fgsm, pgd
+from robustad.attacks.projection import project, random_start
 from robustad.errors import InputError
 
 EPS = 8 / 255
@@ -29,87 +30,91 @@ def image_loss(scorer):
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10])
 @pytest.mark.parametrize("step_size", [0.004, 2.5 * EPS])
-def test_pgd_matches_torchattacks_step_for_step(smooth, images, steps, step_size):
+def test_pgd_matches_torchattacks_step_for_step(maximising, smooth, images, steps, step_size):
     scorer, x = smooth(), images()
     theirs = torchattacks.PGD(
         TwoClasses(scorer), eps=EPS, alpha=step_size, steps=steps, random_start=False
     )
     expected = theirs(x, torch.zeros(4, dtype=torch.int64))
-    ours = pgd(image_loss(scorer), x, eps=EPS, steps=steps, step_size=step_size, keep_best=False)
+    problem = maximising(image_loss(scorer), x)
+    ours = pgd(problem, steps=steps, step_size=step_size, keep="last")
     assert torch.allclose(ours, expected, atol=1e-6)
     assert not torch.allclose(ours, x, atol=1e-3)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
-def test_pgd_matches_foolbox_step_for_step(smooth, images, steps):
+def test_pgd_matches_foolbox_step_for_step(maximising, smooth, images, steps):
     scorer, x = smooth(seed=2), images(seed=2)
     model = foolbox.PyTorchModel(TwoClasses(scorer).eval(), bounds=(0, 1), device="cpu")
     attack = foolbox.attacks.LinfPGD(abs_stepsize=0.005, steps=steps, random_start=False)
     _, expected, _ = attack(model, x, torch.zeros(4, dtype=torch.int64), epsilons=EPS)
-    ours = pgd(image_loss(scorer), x, eps=EPS, steps=steps, step_size=0.005, keep_best=False)
+    problem = maximising(image_loss(scorer), x)
+    ours = pgd(problem, steps=steps, step_size=0.005, keep="last")
     assert torch.allclose(ours, expected, atol=1e-6)
 
 
-def test_fgsm_matches_torchattacks_and_is_one_step_of_eps(smooth, images):
+def test_fgsm_matches_torchattacks_and_is_one_step_of_eps(maximising, smooth, images):
     scorer, x = smooth(seed=1), images(seed=1)
-    ours = fgsm(image_loss(scorer), x, eps=EPS)
+    problem = maximising(image_loss(scorer), x)
+    ours = fgsm(problem)
     theirs = torchattacks.FGSM(TwoClasses(scorer), eps=EPS)
     assert torch.allclose(ours, theirs(x, torch.zeros(4, dtype=torch.int64)), atol=1e-6)
-    step = pgd(image_loss(scorer), x, eps=EPS, steps=1, step_size=EPS, keep_best=False)
+    step = pgd(problem, steps=1, step_size=EPS, keep="last")
     assert torch.equal(ours, step)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("attack", [fgsm, lambda *a, **k: pgd(*a, **k, steps=7)])
-def test_linear_scores_have_a_known_answer(linear, images, sign, attack):
+def test_linear_scores_have_a_known_answer(maximising, linear, images, sign, attack):
     x = images()
     x[:, :, 0] = 0.0
     x[:, :, 1] = 1.0  # where the ball is cut off by [0, 1]
     scorer, weight = linear(x.shape[1:])
-    found = attack(lambda image: sign * image_loss(scorer)(image), x, eps=EPS)
+    found = attack(maximising(lambda image: sign * image_loss(scorer)(image), x))
     expected = (x + sign * EPS * weight.mean(dim=0).sign()).clamp(0, 1)
     assert torch.allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 20])
 @pytest.mark.parametrize("step_size", [None, 0.5])
-def test_no_loss_falls_when_the_best_is_kept(smooth, images, steps, step_size):
+def test_no_loss_falls_when_the_best_is_kept(maximising, smooth, images, steps, step_size):
     scorer, x = smooth(seed=3), images(16, seed=3)
     wavy = lambda image: torch.sin(40 * image_loss(scorer)(image))  # noqa: E731
-    found = pgd(wavy, x, eps=0.1, steps=steps, step_size=step_size)
+    problem = maximising(wavy, x, eps=0.1)
+    found = pgd(problem, steps=steps, step_size=step_size)
     with torch.no_grad():
         assert (wavy(found) >= wavy(x)).all()
-    last = pgd(wavy, x, eps=0.1, steps=steps, step_size=step_size, keep_best=False)
+    last = pgd(problem, steps=steps, step_size=step_size, keep="last")
     with torch.no_grad():
         assert (wavy(found) >= wavy(last) - 1e-6).all()
     assert float((found - x).abs().max()) <= 0.1 + 1e-6
 
 
-def test_the_best_is_chosen_image_by_image(images):
+def test_the_best_is_chosen_image_by_image(maximising, images):
     x = images(3, seed=5)
     # image 0 gains by any step, image 1 loses by any step, image 2 does not care
     gain = torch.tensor([1.0, -1.0, 0.0])
     loss = lambda image: gain * (image - x).abs().sum(dim=(1, 2, 3)) + 0 * image.sum()  # noqa: E731
     start = project(x + 0.02, x, 0.05)
-    found = pgd(loss, x, eps=0.05, steps=3, start=start)
+    found = pgd(maximising(loss, x, eps=0.05), steps=3, start=start)
     distance = (found - x).abs().amax(dim=(1, 2, 3))
     assert float(distance[0]) == pytest.approx(0.05, abs=1e-6)
     assert float(distance[1]) < 0.02 + 1e-6
     assert torch.equal(found[2], start[2])
 
 
-def test_the_start_is_projected(smooth, images):
+def test_the_start_is_projected(maximising, smooth, images):
     scorer, x = smooth(), images()
-    found = pgd(
-        image_loss(scorer), x, eps=EPS, steps=1, step_size=1e-9, start=x + 3, keep_best=False
-    )
+    problem = maximising(image_loss(scorer), x)
+    found = pgd(problem, steps=1, step_size=1e-9, start=x + 3, keep="last")
     assert torch.allclose(found, (x + EPS).clamp(max=1), atol=1e-6)
     # also where the first iterate is the best one
-    best = pgd(lambda image: image.sum(dim=(1, 2, 3)), x, eps=EPS, steps=1, start=x + 3)
+    ramp = maximising(lambda image: image.sum(dim=(1, 2, 3)), x)
+    best = pgd(ramp, steps=1, start=x + 3)
     assert torch.allclose(best, (x + EPS).clamp(max=1), atol=1e-6)
 
 
-def test_the_default_step_is_two_and_a_half_eps_over_the_steps(images):
+def test_the_default_step_is_two_and_a_half_eps_over_the_steps(maximising, images):
     x = images() * 0.5 + 0.25
     ramp = lambda image: image.sum(dim=(1, 2, 3))  # noqa: E731
     seen = []
@@ -118,7 +123,9 @@ def test_the_default_step_is_two_and_a_half_eps_over_the_steps(images):
         seen.append(float((image - x).detach().max()))
         return ramp(image)
 
-    pgd(watched, x, eps=0.1, steps=5)
+    problem = maximising(watched, x, eps=0.1)
+    seen.clear()
+    pgd(problem, steps=5)
     assert seen == pytest.approx([0.0, 0.05, 0.1, 0.1, 0.1, 0.1], abs=1e-6)
 
 
@@ -149,27 +156,31 @@ def test_random_starts_follow_each_images_seed(images):
         ({"steps": 0}, "steps: expected >= 1, got 0"),
         ({"steps": 2, "step_size": 0.0}, "step_size: expected > 0, got 0"),
         ({"steps": 2, "step_size": -0.1}, "step_size: expected > 0, got -0.1"),
+        ({"steps": 2, "step_size": float("nan")}, "step_size: expected > 0, got nan"),
+        ({"steps": 2, "restarts": 0}, "restarts: expected >= 1, got 0"),
+        ({"steps": 2, "keep": "worst"}, "keep: expected 'best' or 'last', got 'worst'"),
     ],
 )
-def test_pgd_refuses(smooth, images, options, message):
+def test_pgd_refuses(maximising, smooth, images, options, message):
     with pytest.raises(InputError, match=message):
-        pgd(image_loss(smooth()), images(), eps=EPS, **options)
+        pgd(maximising(image_loss(smooth()), images()), **options)
 
 
 def test_gradients_are_of_each_image_alone(smooth, images):
     scorer, x = smooth(), images()
-    values, gradient = value_and_gradient(image_loss(scorer), x)
+    values, gradient, largest = value_and_gradient(image_loss(scorer), x)
     for i in range(4):
-        one, alone = value_and_gradient(image_loss(scorer), x[i : i + 1])
+        one, alone, _ = value_and_gradient(image_loss(scorer), x[i : i + 1])
         assert float(one) == pytest.approx(float(values[i]), abs=1e-6)
         assert torch.allclose(alone[0], gradient[i], atol=1e-6)
+    assert torch.equal(largest, gradient.abs().amax(dim=(1, 2, 3)))
     assert not values.requires_grad
     assert not x.requires_grad
 
 
 def test_gradients_are_taken_without_grad_mode_too(smooth, images):
     with torch.no_grad():
-        _, gradient = value_and_gradient(image_loss(smooth()), images())
+        _, gradient, _ = value_and_gradient(image_loss(smooth()), images())
     assert float(gradient.abs().max()) > 0
 
 
@@ -186,6 +197,12 @@ def test_gradients_that_are_not_finite_are_refused(images):
     x[2, 0, 0, 0] = 0.0
     with pytest.raises(InputError, match=r"not finite for images \[2\] of the batch"):
         value_and_gradient(lambda image: image.sqrt().sum(dim=(1, 2, 3)), x)
+    _, gradient, largest = value_and_gradient(
+        lambda image: image.sqrt().sum(dim=(1, 2, 3)), x, lenient=True
+    )
+    assert torch.isfinite(largest).tolist() == [True, True, False, True]
+    assert float(gradient[2, 0, 0, 0]) == 0
+    assert float(gradient[2, 0, 0, 1]) == pytest.approx(0.5 / float(x[2, 0, 0, 1]) ** 0.5)
 
 
 @pytest.mark.parametrize("loss", [torch.sum, lambda x: x.mean(dim=(2, 3))])

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robustad.attacks import attack
-from robustad.attacks.pgd import distance, pgd, project, random_start
+from robustad.attacks.pgd import pgd
+from robustad.attacks.projection import distance, project, random_start
 from robustad.errors import InputError
 
 
@@ -34,29 +35,27 @@ def length(x):
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10])
 @pytest.mark.parametrize("step_size", [0.05, 0.7])
-def test_matches_torchattacks_step_for_step(smooth, images, steps, step_size):
+def test_matches_torchattacks_step_for_step(maximising, smooth, images, steps, step_size):
     scorer, x = smooth(), images()
     theirs = torchattacks.PGDL2(
         TwoClasses(scorer), eps=0.5, alpha=step_size, steps=steps, random_start=False
     )
     expected = theirs(x, torch.zeros(4, dtype=torch.int64))
-    ours = pgd(
-        image_loss(scorer), x, eps=0.5, steps=steps, step_size=step_size, keep_best=False, norm="l2"
-    )
+    problem = maximising(image_loss(scorer), x, eps=0.5, norm="l2")
+    ours = pgd(problem, steps=steps, step_size=step_size, keep="last")
     # theirs adds 1e-10 to a cross-entropy's norm, and both round in float32
     assert torch.allclose(ours, expected, atol=1e-5)
     assert not torch.allclose(ours, x, atol=1e-3)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
-def test_matches_foolbox_step_for_step(smooth, images, steps):
+def test_matches_foolbox_step_for_step(maximising, smooth, images, steps):
     scorer, x = smooth(seed=2), images(seed=2)
     model = foolbox.PyTorchModel(TwoClasses(scorer).eval(), bounds=(0, 1), device="cpu")
     theirs = foolbox.attacks.L2PGD(abs_stepsize=0.2, steps=steps, random_start=False)
     _, expected, _ = theirs(model, x, torch.zeros(4, dtype=torch.int64), epsilons=0.5)
-    ours = pgd(
-        image_loss(scorer), x, eps=0.5, steps=steps, step_size=0.2, keep_best=False, norm="l2"
-    )
+    problem = maximising(image_loss(scorer), x, eps=0.5, norm="l2")
+    ours = pgd(problem, steps=steps, step_size=0.2, keep="last")
     assert torch.allclose(ours, expected, atol=1e-5)
 
 
@@ -115,18 +114,19 @@ def test_inside_the_box_the_projection_is_the_nearest_point():
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])
-def test_tiny_and_huge_gradients_make_steps_of_the_same_length(images, scale):
+def test_tiny_and_huge_gradients_make_steps_of_the_same_length(maximising, images, scale):
     x = images(2) * 0.5 + 0.25
     ramp = lambda image: scale * image[:, :, :2].sum(dim=(1, 2, 3))  # noqa: E731
-    found = pgd(ramp, x, eps=0.1, steps=1, step_size=0.05, keep_best=False, norm="l2")
+    problem = maximising(ramp, x, eps=0.1, norm="l2")
+    found = pgd(problem, steps=1, step_size=0.05, keep="last")
     expected = 0.0 if scale == 0 else 0.05
     assert length(found - x).tolist() == pytest.approx([expected] * 2, abs=1e-6)
 
 
-def test_no_loss_falls_when_the_best_is_kept(smooth, images):
+def test_no_loss_falls_when_the_best_is_kept(maximising, smooth, images):
     scorer, x = smooth(seed=3), images(8, seed=3)
     wavy = lambda image: torch.sin(40 * image_loss(scorer)(image))  # noqa: E731
-    found = pgd(wavy, x, eps=1.0, steps=5, norm="l2")
+    found = pgd(maximising(wavy, x, eps=1.0, norm="l2"), steps=5)
     with torch.no_grad():
         assert (wavy(found) >= wavy(x)).all()
     assert (length(found - x) <= 1.0 + 1e-5).all()

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from robustad.attacks import pgd
+from robustad.attacks.pgd import pgd
+from robustad.attacks.problem import Problem
 from robustad.training.config import AttackConfig
 from robustad.training.inner import adversarial, objective
 from robustad.training.loss import patch_loss
@@ -43,13 +44,23 @@ def test_from_the_image_it_is_the_suite_s_pgd(toy, batch, keep):
     x, target = batch
     config = AttackConfig(objective="bce", steps=6, start="zero", keep=keep)
     found = adversarial(toy, x, target, config, top_k=3, seeds=[0] * 4)
-    expected = pgd.pgd(
-        lambda images: patch_loss(toy(images)[0], target, "balanced"),
+
+    class Scorer:
+        def patch_scores(self, images):
+            return toy(images)[0]
+
+        def aggregate(self, patch_scores):
+            return patch_scores.mean(dim=1)
+
+    problem = Problem.of(
+        Scorer(),
         x,
+        label=target.any(dim=1).long(),
+        mask=target,
         eps=config.eps,
-        steps=6,
-        keep_best=keep == "best",
+        objective=lambda scores: patch_loss(scores.patch, scores.mask, "balanced"),
     )
+    expected = pgd(problem, steps=6, keep=keep)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
 
 

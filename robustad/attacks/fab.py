@@ -1,0 +1,294 @@
+"""FAB: the nearest image across the threshold, by projections on the linearised boundary."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustad.attacks.boundary import Nearest, already_crossed, crossed, threshold_of
+from robustad.attacks.problem import Problem
+from robustad.attacks.projection import Norm, distance
+from robustad.errors import InputError
+
+PURPOSE = 10_300
+
+
+def fab(
+    problem: Problem,
+    *,
+    iterations: int = 100,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    beta: float = 0.9,
+    restarts: int = 1,
+    search: int = 20,
+) -> Tensor:
+    """Answer the question of a fixed eps with the nearest image across the threshold.
+
+    Parameters
+    ----------
+    problem : Problem
+        In the l-infinity or l2 ball, with a threshold. Its objective is not looked at: FAB moves
+        the image score.
+    iterations, alpha_max, eta, beta, restarts, search
+        See `nearest`.
+
+    Returns
+    -------
+    Tensor, (B, 3, H, W)
+        Inside the ball: the nearest image across the threshold, or the same perturbation stretched
+        to the ball's surface, whichever moves the score farther. Where the nearest one that was
+        found is outside the ball, it is projected.
+
+    Raises
+    ------
+    InputError
+        See `nearest`.
+    """
+    found = nearest(
+        problem,
+        iterations=iterations,
+        alpha_max=alpha_max,
+        eta=eta,
+        beta=beta,
+        restarts=restarts,
+        search=search,
+    )
+    scorer = problem.aimed("image")
+    inside = problem.project(found.images.clone())
+    length = distance(found.images, problem.x, problem.norm)
+    factor = problem.eps / length.clamp_min(torch.finfo(length.dtype).tiny)
+    factor = torch.where(length > 0, factor, torch.zeros_like(factor))[:, None, None, None]
+    stretched = problem.project(problem.x + factor * (found.images - problem.x))
+    farther = scorer.values(stretched) > scorer.values(inside)
+    return torch.where(farther[:, None, None, None], stretched, inside)
+
+
+def nearest(
+    problem: Problem,
+    *,
+    iterations: int = 100,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    beta: float = 0.9,
+    restarts: int = 1,
+    search: int = 20,
+) -> Nearest:
+    """Look for the nearest image, in the problem's norm, on the other side of the threshold.
+
+    Parameters
+    ----------
+    problem : Problem
+        With a threshold. `eps` only bounds how far from the clean image restarts begin.
+    iterations : int >= 1, default 100
+        Projections a run: a backward and two forward passes each.
+    alpha_max : float in [0, 1], default 0.1
+        Largest share of the projection of the clean image in a step.
+    eta : float >= 1, default 1.05
+        How far a step overshoots the linearised boundary.
+    beta : float in (0, 1), default 0.9
+        An image across the threshold is drawn back to this share of its perturbation.
+    restarts : int >= 1, default 1
+        Runs; all but the first start at half the radius, in a random direction.
+    search : int >= 0, default 20
+        Bisections at the end, between the clean image and the nearest one found: straight, and
+        along the images that the box allows in the direction of its gradient.
+
+    Returns
+    -------
+    Nearest
+        Of all points seen.
+
+    Raises
+    ------
+    InputError
+        If there is no threshold or gradient, the norm is another, or an option is out of range.
+
+    Notes
+    -----
+    Croce and Hein, "Minimally distorted Adversarial Examples with a Fast Adaptive Boundary
+    Attack", ICML 2020. With two classes there is one boundary, g = S - threshold. The final search
+    along the box (our addition) makes the answer exact for scores linear in the pixels.
+    """
+    _check(problem, iterations, alpha_max, eta, beta, restarts, search)
+    done = already_crossed(problem)
+    images = problem.x.clone()
+    reach = torch.where(done, 0.0, torch.inf).to(images)
+    places = (~done).nonzero().flatten()
+    if len(places):
+        active = problem.aimed("image").select(places)
+        best, length = active.x.clone(), reach[places]
+        for run in range(restarts):
+            current = active.x if run == 0 else _start(active, length, run)
+            for _ in range(iterations):
+                current = _step(active, current, alpha_max, eta)
+                best, length, across = _update(active, current, best, length)
+                back = active.x + beta * (current - active.x)
+                current = torch.where(across[:, None, None, None], back, current)
+        hit = torch.isfinite(length).nonzero().flatten()
+        if search and len(hit):
+            near = active.select(hit)
+            best[hit], length[hit] = _search(near, best[hit], length[hit], eta, search)
+        images[places], reach[places] = best, length
+    return Nearest(images=images, distance=reach)
+
+
+def _step(problem: Problem, current: Tensor, alpha_max: float, eta: float) -> Tensor:
+    """Between the overshot projections of the current and of the clean image."""
+    missing, gradient = _margin(problem, current)
+    clean = problem.x
+    back = (gradient.double() * (clean - current).double()).sum(dim=(1, 2, 3))
+    here = to_plane(current, gradient, missing, problem.norm)
+    home = to_plane(clean, gradient, missing - back, problem.norm)
+    zero = torch.zeros_like(current)
+    far_here, far_home = distance(here, zero, problem.norm), distance(home, zero, problem.norm)
+    both = (far_here + far_home).clamp_min(torch.finfo(far_here.dtype).tiny)
+    alpha = (far_here / both).clamp(max=alpha_max)[:, None, None, None]
+    mixed = (1 - alpha) * (current + eta * here) + alpha * (clean + eta * home)
+    return mixed.clamp_(0.0, 1.0)
+
+
+def _margin(problem: Problem, images: Tensor) -> tuple[Tensor, Tensor]:
+    """How much harm (B,), float64, is missing to the threshold, and the harm's gradient."""
+    harm, gradient = problem.gradient(images)
+    wanted = problem.sign.double() * threshold_of(problem)
+    # A little more than all of it: a score on the threshold counts as anomalous.
+    size = torch.maximum(harm.double().abs(), wanted.abs())
+    rounding = torch.finfo(torch.float32).eps * size + torch.finfo(torch.float32).tiny
+    return wanted - harm.double() + rounding, gradient
+
+
+def _update(
+    problem: Problem, images: Tensor, best: Tensor, length: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take in candidates; which of them are across the threshold."""
+    with torch.no_grad():
+        across = crossed(problem, problem.scores(images).image)
+    far = distance(images, problem.x, problem.norm)
+    better = across & (far < length)
+    return (
+        torch.where(better[:, None, None, None], images, best),
+        torch.where(better, far, length),
+        across,
+    )
+
+
+def _search(
+    problem: Problem, best: Tensor, length: Tensor, eta: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Bisect from the clean image to the nearest one, straight and then along the box."""
+    full, clean = best, problem.x
+    low = torch.zeros(len(problem), dtype=torch.float64, device=clean.device)
+    high = torch.ones_like(low)
+    for _ in range(steps):
+        middle = (low + high) / 2
+        images = clean + middle.to(clean)[:, None, None, None] * (full - clean)
+        best, length, across = _update(problem, images, best, length)
+        low, high = torch.where(across, low, middle), torch.where(across, middle, high)
+    missing, gradient = _margin(problem, best)
+    back = (gradient.double() * (clean - best).double()).sum(dim=(1, 2, 3))
+    reach, pace, room = _reach(clean, gradient, missing - back, problem.norm)
+    sign = (gradient.sign() * (missing - back).sign()[:, None, None, None]).to(clean)
+    low, high = torch.zeros_like(low), torch.ones_like(high)
+    for step in range(steps + 1):
+        middle = (low + high) / 2 if step else high
+        move = torch.minimum((middle * eta * reach)[:, None] * pace, room).to(clean)
+        images = (clean + sign * move.reshape(clean.shape)).clamp_(0.0, 1.0)
+        best, length, across = _update(problem, images, best, length)
+        low, high = torch.where(across, low, middle), torch.where(across, middle, high)
+    return best, length
+
+
+def to_plane(x: Tensor, gradient: Tensor, missing: Tensor, norm: Norm) -> Tensor:
+    """Shortest move within [0, 1] onto a plane.
+
+    Parameters
+    ----------
+    x, gradient : Tensor, (B, 3, H, W)
+        Images, and the plane's normal.
+    missing : Tensor, (B,), float64
+        What gradient times move has to add up to; of either sign.
+    norm : {"linf", "l2"}
+        In which the move is shortest.
+
+    Returns
+    -------
+    Tensor, (B, 3, H, W)
+        The move; as far as the box goes where the plane does not meet it.
+
+    Notes
+    -----
+    The shortest move takes every pixel along its sign by the same amount (l-infinity) or by the
+    same multiple of its gradient (l2), unless it meets the box. What that adds up to grows with
+    the amount in straight pieces that end where a pixel meets the box: the piece is found by
+    sorting, the amount in closed form.
+    """
+    reach, pace, room = _reach(x, gradient, missing, norm)
+    move = torch.minimum(reach[:, None] * pace, room).reshape(x.shape).to(x)
+    return gradient.sign() * missing.sign().to(x)[:, None, None, None] * move
+
+
+def _reach(
+    x: Tensor, gradient: Tensor, missing: Tensor, norm: Norm
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Amount (B,), and each pixel's pace and room (B, D), all float64."""
+    weight = gradient.flatten(1).double()
+    size, flat = weight.abs(), x.flatten(1).double()
+    up = weight * missing.sign()[:, None] > 0
+    room = torch.where(up, 1 - flat, flat).clamp_min(0)
+    pace = size if norm == "l2" else (size > 0).double()
+    ends = torch.where(pace > 0, room / pace.clamp_min(torch.finfo(torch.float64).tiny), torch.inf)
+    ends, order = ends.sort(dim=1)
+    filled, slope = (size * room).gather(1, order), (size * pace).gather(1, order)
+    before = filled.cumsum(dim=1) - filled  # of the pixels that have met the box already
+    left = slope.flip(1).cumsum(dim=1).flip(1)  # of this pixel and those that meet it later
+    wanted = missing.abs()[:, None]
+    # the amount if only the pixels before this one have met the box; right where it ends later
+    amount = (wanted - before) / left.clamp_min(torch.finfo(torch.float64).tiny)
+    fits = (amount <= ends) & (left > 0)
+    at = fits.to(torch.int8).argmax(dim=1, keepdim=True)
+    chosen = amount.gather(1, at).squeeze(1).clamp_min(0)
+    widest = torch.where(pace > 0, room / pace.clamp_min(1e-300), 0.0).amax(dim=1)
+    return torch.where(fits.any(dim=1), chosen, widest), pace, room
+
+
+def _start(problem: Problem, length: Tensor, run: int) -> Tensor:
+    """Half way to the nearest image known, or to the ball's surface, in a random direction."""
+    noise = torch.empty_like(problem.x, device="cpu")
+    for place, row in enumerate(noise):
+        generator = problem.generator(place, PURPOSE + run)
+        if problem.norm == "linf":
+            row.uniform_(-1, 1, generator=generator)
+        else:
+            row.normal_(generator=generator)
+    noise = noise.to(problem.x)
+    size = distance(noise, torch.zeros_like(noise), problem.norm)
+    factor = 0.5 * length.clamp(max=problem.eps) / size
+    return (problem.x + factor[:, None, None, None] * noise).clamp_(0.0, 1.0)
+
+
+def _check(
+    problem: Problem,
+    iterations: int,
+    alpha_max: float,
+    eta: float,
+    beta: float,
+    restarts: int,
+    search: int,
+) -> None:
+    if problem.norm not in ("linf", "l2"):
+        raise InputError(f"norm: FAB knows 'linf' and 'l2', got {problem.norm!r}")
+    threshold_of(problem)
+    for name, count, least in (
+        ("iterations", iterations, 1),
+        ("restarts", restarts, 1),
+        ("search", search, 0),
+    ):
+        if count < least:
+            raise InputError(f"{name}: expected >= {least}, got {count}")
+    if not 0 <= alpha_max <= 1:
+        raise InputError(f"alpha_max: expected a share in [0, 1], got {alpha_max}")
+    if not eta >= 1:
+        raise InputError(f"eta: expected >= 1, got {eta}")
+    if not 0 < beta < 1:
+        raise InputError(f"beta: expected a share in (0, 1), got {beta}")
