@@ -34,7 +34,7 @@ class Nearest:
 
 
 def threshold_of(problem: Problem) -> float:
-    """Return the image score from which the detector says anomalous; 0.5 where it decides itself.
+    """Return the image score from which the detector says anomalous.
 
     Raises
     ------
@@ -43,8 +43,6 @@ def threshold_of(problem: Problem) -> float:
     """
     if problem.threshold is not None:
         return problem.threshold
-    if getattr(problem.detector, "decides", False):
-        return 0.5
     raise InputError(
         "threshold: this attack needs the image score from which the detector says anomalous; give "
         "it, or calibrate the detector"

@@ -44,7 +44,9 @@ def hopskipjump(
     Returns
     -------
     Tensor, (B, 3, H, W)
-        Inside the ball: the nearest image across the threshold, projected where it is outside.
+        Inside the ball: the nearest image across the threshold, projected where it is outside;
+        the clean image, and the flag `no_start`, where no image across it was found to start from.
+        The flag `query_budget` says that an image ran out of queries before its last iteration.
 
     Raises
     ------
@@ -113,6 +115,8 @@ def nearest(
         attack = _Attack(active, budget)
         found, current = attack.first(pool, trials)
         hit = found.nonzero().flatten()
+        if len(hit) < len(places):
+            problem.meter.flags.add("no_start")
         if len(hit):
             attack = attack.select(hit)
             best, length = attack.run(current[hit], iterations, probes)
@@ -182,6 +186,8 @@ class _Attack:
             reserve = 2 + round(-math.log2(NARROWEST))  # for the jump and the search after it
             limit = torch.where(self.budget < 0, count, (self.budget - reserve).clamp(0, count))
             going = (limit >= 2).to(current.device)
+            if not bool(going.all()):
+                problem.meter.flags.add("query_budget")
             if not bool(going.any()):
                 break
             direction = self.estimate(current, radius, limit)

@@ -1,69 +1,25 @@
 """Named attacks: what is maximised, by which optimiser, for how long."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from robustad.attacks.named import Preset
 from robustad.attacks.objectives import AIMS, MASKLESS, OBJECTIVES
 from robustad.attacks.options import Options
 from robustad.attacks.pgd import fgsm, pgd
+from robustad.attacks.presets_blackbox import FORM as OTHER_FORM
+from robustad.attacks.presets_blackbox import STANDARD, blackbox_preset
 from robustad.attacks.probe import on_probe
 from robustad.attacks.problem import Problem
 from robustad.attacks.projection import Norm
 from robustad.errors import InputError
-
-Access: TypeAlias = Literal["white", "score", "decision", "transfer"]
-Run: TypeAlias = Callable[[Problem, Options], Tensor]
 
 # What `preset` understands beside the fixed names; shown in help texts and errors.
 FORM = "pgd<steps>[_l2|_l1][_<objective>]"
 _FORM = re.compile(rf"pgd([1-9]\d{{0,6}})(?:_(l2|l1))?(?:_({'|'.join(OBJECTIVES)}))?", re.ASCII)
 SCHEDULE = frozenset({"steps", "step_size", "random", "restarts"})
 _BALLS = {"linf": "", "l2": " in the l2 ball", "l1": " in the l1 ball"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """One named attack.
-
-    Attributes
-    ----------
-    name : str
-        As `attack` takes it.
-    optimiser : str
-        Family of the optimiser.
-    objective : str
-        A key of `OBJECTIVES`; `probe` for the linear probe's cross-entropy, `several` where an
-        attack has its own.
-    steps : int, default 1
-        Gradient steps; of attacks with several stages all together; 0 without gradients.
-    norm : {"linf", "l2", "l1"}, default "linf"
-        Of the ball that the attack stays in.
-    access : {"white", "score", "decision", "transfer"}, default "white"
-        What the attacker sees: gradients, scores, verdicts, or another model.
-    needs : set of str
-        Of "mask", "threshold", "surrogate", "probe", "features", "bank", "calibrator".
-    takes : set of str
-        Options of the schedule that may be given.
-    summary : str
-        One line for help texts and reports.
-    run : callable
-        From `Problem` and `Options` to images (B, 3, H, W) inside the ball.
-    """
-
-    name: str
-    optimiser: str
-    objective: str
-    steps: int = 1
-    norm: Norm = "linf"
-    access: Access = "white"
-    needs: frozenset[str] = frozenset()
-    takes: frozenset[str] = frozenset()
-    summary: str
-    run: Run
 
 
 def _pgd(name: str, steps: int, norm: Norm = "linf", objective: str = "image") -> Preset:
@@ -127,6 +83,7 @@ PRESETS: dict[str, Preset] = {
         _pgd("pgd100", 100),
         _pgd("pgd1000", 1000),
         _pgd("pgd_l2", 100, "l2"),
+        *STANDARD,
     )
 }
 
@@ -138,7 +95,8 @@ def preset(name: str) -> Preset:
     ----------
     name : str
         A key of `PRESETS`, or `pgd<steps>[_l2|_l1][_<objective>]`: PGD of that many steps (1 to
-        9999999) in the l-infinity, l2 or l1 ball on any of `OBJECTIVES`, `image` by default.
+        9999999) in the l-infinity, l2 or l1 ball on any of `OBJECTIVES`, `image` by default; or a
+        form of `presets_blackbox`: `square10000`, `fab_l2`.
 
     Returns
     -------
@@ -158,11 +116,14 @@ def preset(name: str) -> Preset:
     """
     if name in PRESETS:
         return PRESETS[name]
+    other = blackbox_preset(name)
+    if other is not None:
+        return other
     found = _FORM.fullmatch(name)
     if found is None:
         raise InputError(
-            f"attack: expected one of {', '.join(PRESETS)} or {FORM} with an objective of "
-            f"{', '.join(OBJECTIVES)}, got {name!r}"
+            f"attack: expected one of {', '.join(PRESETS)}, {FORM} with an objective of "
+            f"{', '.join(OBJECTIVES)}, or {OTHER_FORM}, got {name!r}"
         )
     norm: Norm = "l2" if found[2] == "l2" else "l1" if found[2] == "l1" else "linf"
     return _pgd(name, int(found[1]), norm, found[3] or "image")

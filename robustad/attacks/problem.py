@@ -128,6 +128,8 @@ class Problem:
             scale = scale.to(clean, count)
         elif not getattr(detector, "scores_are_logits", False):
             scale = LogitScale.of_images(clean)
+        if threshold is None and getattr(detector, "decides", False):
+            threshold = 0.5  # its scores are its verdicts
         fraction: Any = getattr(detector, "top_fraction", None)
         return cls(
             detector=detector,

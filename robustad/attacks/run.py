@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from robustad.attacks.access import Target, as_scorer
 from robustad.attacks.objectives import LogitScale, Objective
 from robustad.attacks.options import Keep, Options, check_options
 from robustad.attacks.presets import Preset, preset
@@ -24,7 +25,7 @@ RANGE_TOLERANCE = 1e-3
 
 
 def attack(
-    detector: PatchScorer,
+    detector: Target,
     x: Tensor,
     *,
     label: Tensor,
@@ -50,8 +51,10 @@ def attack(
 
     Parameters
     ----------
-    detector : PatchScorer
-        Anything with `patch_scores` and `aggregate`; white-box attacks need its gradient.
+    detector : PatchScorer, OnnxDetector, path or callable
+        Anything with `patch_scores` and `aggregate`, or what `as_scorer` makes such a thing of: an
+        exported detector, its `.onnx` file, a callable from images to scores. White-box attacks
+        need its gradient.
     x : Tensor, (B, 3, H, W), floating point in [0, 1]
         Prepared clean images (`detector.prepare`); excursions up to 1e-3 are clipped.
     label : Tensor, (B,), 0 or 1
@@ -121,6 +124,7 @@ def attack(
     (1, 1)
     """
     chosen = preset(attack)
+    detector = as_scorer(detector)
     x, label = _checked(detector, x, label, eps, chosen.norm)
     options = Options(
         steps=steps,

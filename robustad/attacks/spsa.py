@@ -84,7 +84,9 @@ def spsa(
             signs = _signs(generators, current)
             above = problem.values((centre + delta * signs).clamp_(0, 1), progress=progress)
             below = problem.values((centre - delta * signs).clamp_(0, 1), progress=progress)
-            slope += ((above - below).to(slope) / (2 * delta * samples))[:, None, None, None] * signs
+            slope += ((above - below).to(slope) / (2 * delta * samples))[
+                :, None, None, None
+            ] * signs
         mean = FIRST * mean + (1 - FIRST) * slope
         square = SECOND * square + (1 - SECOND) * slope.square()
         spread = (square / (1 - SECOND**step)).sqrt()

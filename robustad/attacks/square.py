@@ -20,9 +20,7 @@ Propose = Callable[[Tensor, int, Tensor], Tensor]
 
 
 @torch.no_grad()
-def square(
-    problem: Problem, *, queries: int = 5000, p: float = 0.8, stop: bool = False
-) -> Tensor:
+def square(problem: Problem, *, queries: int = 5000, p: float = 0.8, stop: bool = False) -> Tensor:
     """Change one random window at a time, and keep what the score says was worth it.
 
     Parameters
@@ -182,7 +180,7 @@ class _L2:
 
     @staticmethod
     def propose(problem: Problem, images: Tensor, side: int, draws: Tensor) -> Tensor:
-        count, channels, height, width = images.shape
+        channels = images.shape[1]
         delta = images - problem.x
         unused = (problem.eps**2 - delta.square().sum(dim=(1, 2, 3))).clamp_min(0)
         target = _index(draws[:, 0], draws[:, 1], side, images)

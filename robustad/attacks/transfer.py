@@ -1,0 +1,106 @@
+"""Transfer: attack a model one has, and hope that it works on the one one has not."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustad.attacks.momentum import mifgsm
+from robustad.attacks.problem import Problem
+from robustad.attacks.proxy import standing_in
+from robustad.detectors.base import PatchScorer
+from robustad.errors import InputError
+
+
+def transfer(
+    problem: Problem,
+    surrogate: PatchScorer,
+    *,
+    steps: int = 10,
+    step_size: float | None = None,
+    decay: float = 1.0,
+    diversity: float = 0.5,
+    random: bool = False,
+    restarts: int = 1,
+) -> Tensor:
+    """Momentum and diverse inputs on a stand-in; the detector itself is never asked.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of any norm. Its objective is maximised on the surrogate's scores; as the surrogate's
+        patches are others, one that needs masks is refused.
+    surrogate : PatchScorer
+        Differentiable, for instance another backbone with a bank of the same few normal images.
+        Where it takes only multiples of some patch size, images are resampled to the nearest.
+    steps : int >= 1, default 10
+        Number of steps.
+    step_size : float > 0, optional
+        Default eps / steps.
+    decay : float >= 0, default 1
+        Of the momentum; 0 for none.
+    diversity : float in [0, 1], default 0.5
+        Probability with which a step shrinks and pads the image before it takes the gradient.
+    random : bool, default False
+        Start from a random point of the ball.
+    restarts : int >= 1, default 1
+        Runs; the one that the surrogate says is best is kept.
+
+    Returns
+    -------
+    Tensor, (B, 3, H, W)
+        Inside the ball: the last iterate, as the best for the surrogate is the one most fitted to
+        it.
+
+    Raises
+    ------
+    InputError
+        If the surrogate is in training mode or has no gradient, or an option is out of range.
+
+    Notes
+    -----
+    Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018; Xie et al., "Improving
+    Transferability of Adversarial Examples with Input Diversity", CVPR 2019. The meter stays at
+    zero: a surrogate costs no queries.
+    """
+    if getattr(surrogate, "training", False):
+        raise InputError("surrogate: is in training mode; call surrogate.eval() first")
+    proxy = standing_in(problem, Resampled.where_needed(surrogate, problem.x), problem.objective)
+    adversarial = mifgsm(
+        proxy,
+        steps=steps,
+        step_size=step_size,
+        decay=decay,
+        diversity=diversity,
+        random=random,
+        restarts=restarts,
+        keep="last",
+    )
+    problem.meter.flags |= proxy.meter.flags
+    return adversarial
+
+
+class Resampled:
+    """A scorer behind a bilinear resampling to a size that it takes."""
+
+    def __init__(self, scorer: PatchScorer, size: tuple[int, int]) -> None:
+        self.scorer = scorer
+        self.size = size
+        self.top_fraction = getattr(scorer, "top_fraction", None)
+        self.scores_are_logits = bool(getattr(scorer, "scores_are_logits", False))
+
+    @classmethod
+    def where_needed(cls, scorer: PatchScorer, x: Tensor) -> PatchScorer:
+        """The scorer itself if it takes images (B, 3, H, W) as large as these."""
+        multiple: int = getattr(getattr(scorer, "geometry", None), "multiple", 1)
+        height, width = (max(round(edge / multiple), 1) * multiple for edge in x.shape[2:])
+        return scorer if (height, width) == tuple(x.shape[2:]) else cls(scorer, (height, width))
+
+    def patch_scores(self, x: Tensor) -> Tensor:
+        """Patch scores (B, N) of images (B, 3, H, W) of any size."""
+        sized = F.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
+        return self.scorer.patch_scores(sized.clamp(0.0, 1.0))
+
+    def aggregate(self, patch_scores: Tensor) -> Tensor:
+        """Image scores (B,)."""
+        return self.scorer.aggregate(patch_scores)
