@@ -8,8 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from robustad.attacks import preset
-from robustad.attacks.presets import Preset
+from robustad.attacks import Preset, preset
 from robustad.errors import InputError
 from robustad.evaluation.result import (
     CLEAN,
@@ -236,7 +235,7 @@ def _larger_eps(evaluation: Evaluation) -> Check:
     worst: tuple[float, Check] | None = None
     for small, large in pairwise(radii):
         inner, outer = evaluation.at(small), evaluation.at(large)
-        for attack, _, one in _known(inner):
+        for attack, _, one in _known({n: c for n, c in inner.items() if n in outer}):
             a, b = harm(evaluation, one), harm(evaluation, outer[attack])
             fired = a > STRONGER * b + 1e-6
             sentence = (

@@ -86,7 +86,7 @@ def selfcheck(
         )
     # Where no image has a gradient there is nothing to follow, and attacks that try only refuse.
     gradient = state["zero_gradient"]
-    white = gradient.fired is not None and gradient.numbers.get("dead") != len(some)
+    white = gradient.fired is not None and gradient.numbers["dead"] != gradient.numbers["images"]
     short, long = f"pgd{steps}", f"pgd{2 * steps}"
     blind = _blind(queries)
 
