@@ -142,9 +142,7 @@ def _remarks(a: Entry, b: Entry) -> list[str]:
         fired = [check.name for check in one.checks if check.fired]
         if fired:
             found.append(f"the {which} is in doubt, these of its checks fired: {', '.join(fired)}")
-    clean, worst = (
-        [one.figure(condition) for one in (a, b)] for condition in (CLEAN, WORST)
-    )
+    clean, worst = ([one.figure(condition) for one in (a, b)] for condition in (CLEAN, WORST))
     if all(clean) and all(worst):
         found.append(
             "worst-case AUROC "

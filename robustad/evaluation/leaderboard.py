@@ -121,9 +121,7 @@ class Entry(_Record):
         anomalous = sum(evaluation.labels)
         return cls(
             robustad=str(evaluation.settings.get("robustad", "")),
-            detector=DetectorRecord(
-                method=evaluation.method, sha256=evaluation.hashes["detector"]
-            ),
+            detector=DetectorRecord(method=evaluation.method, sha256=evaluation.hashes["detector"]),
             data=DataRecord(
                 name=evaluation.dataset,
                 category=evaluation.category,

@@ -55,8 +55,14 @@ def _differentiated(
     detector: Detector, x: Sequence[Tensor]
 ) -> tuple[Tensor, list[tuple[int, Tensor | None]]]:
     """Image scores with the graph on, and of each batch its size and gradient, if there is one."""
-    scores, gradients = [], []
+    scores: list[Tensor] = []
+    gradients: list[tuple[int, Tensor | None]] = []
     for one in x:
+        if not getattr(detector, "differentiable", True):
+            with torch.no_grad():
+                scores.append(detector(one).double().cpu())
+            gradients.append((len(one), None))
+            continue
         leaf = one.detach().clone().requires_grad_(True)
         gradient = None
         with torch.enable_grad():

@@ -186,7 +186,7 @@ class Evaluation(_Model):
     eps : float
         Radius of all attacks, each in its own norm; with several the first one asked for.
     epsilons : list of float
-        All radii, in the order asked for; empty in files of version 1.
+        All radii, in the order asked for; empty without attacks and in files of version 1.
     conditions : dict of str to Condition
         `clean` first, then the attacks at `eps`, `worst_case` (if there is an attack); then
         `<attack>@<eps>` and `worst_case@<eps>` for every other radius.

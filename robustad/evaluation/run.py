@@ -279,7 +279,7 @@ def _evaluation(
         defects=[sample.defect for sample in samples],
         labels=labels.tolist(),
         eps=plan.radii[0],
-        epsilons=[*plan.radii],
+        epsilons=[*plan.radii] if plan.attacks else [],
         conditions=conditions,
         calibration=calibration_report(fixed, conditions[CLEAN], labels),
         hashes={

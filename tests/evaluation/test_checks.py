@@ -78,7 +78,11 @@ def test_a_sound_evaluation_raises_no_flag_and_leaves_no_question_open():
     [
         ({"square200": (0.06, 0.12, 0.2)}, "black_box_stronger"),
         ({"fgsm": (0.06, 0.07, 0.1)}, "single_step_stronger"),
-        ({**dict.fromkeys(("pgd20", "pgd40"), (0.05, 0.04, 0.4)), "square200": (0.03, 0.04, 0.2)},
+        (
+            {
+                **dict.fromkeys(("pgd20", "pgd40"), (0.05, 0.04, 0.4)),
+                "square200": (0.03, 0.04, 0.2),
+            },
             "larger_eps_weaker",
         ),
         (
