@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustad.attacks.pgd import Best, Keep, check_runs, first_iterate
 from robustad.attacks.problem import Problem
-from robustad.attacks.projection import direction, sparse_direction
+from robustad.attacks.projection import EDGE, held, sparse_direction
 from robustad.errors import InputError
 
 MOMENTUM, IMPROVING = 0.75, 0.75
@@ -57,8 +57,9 @@ def apgd(
     -----
     Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", ICML 2020, algorithm 1; in l1 "Mind the Box", ICML 2021, algorithm 1.
-    There, entries that the box holds do not count among those that a step moves: where only few
-    entries move, the step would else be spent on them.
+    Two things differ in l1, both so that few entries can take all of the budget: entries that the
+    box holds do not count among those that a step moves, and where the best image no longer
+    improves, ever fewer move, down to one, and then again as many as the best image has changed.
 
     Runs start at the clean images unless `random` says otherwise. A problem's judge, where it has
     one, stands in for the objective's values throughout.
@@ -164,7 +165,7 @@ def _ascent(problem: Problem, current: Tensor, steps: int, first: float) -> tupl
     checked, since, places = values, 0, set(checkpoints(steps))
     previous = current
     for step in range(1, steps + 1):
-        move = direction(gradient, problem.norm).mul_(size[:, None, None, None])
+        move = problem.direction(gradient, current).mul_(size[:, None, None, None])
         ahead = problem.project(move.add_(current))
         if step > 1:  # current + .75 (ahead - current) + .25 (current - previous)
             ahead.mul_(MOMENTUM).add_(current, alpha=2 - 2 * MOMENTUM)
@@ -201,10 +202,11 @@ def _sparse_ascent(
     changed = _changed(problem, current)
     share = torch.where(changed > 0, changed / entries / SPARSER, torch.full_like(size, 0.2))
     changed = torch.where(changed > 0, changed, torch.full_like(size, entries))
-    look = max(int(0.04 * steps), 1)
+    look, checked = max(int(0.04 * steps), 1), values
     for step in range(1, steps + 1):
-        held = torch.where(gradient > 0, current >= 1, current <= 0)
-        move = sparse_direction(gradient, share, held).mul_(size[:, None, None, None])
+        move = sparse_direction(gradient, share, held(gradient, current)).mul_(
+            size[:, None, None, None]
+        )
         current = problem.project(move.add_(current))
         if step == steps:
             values = problem.values(current, progress=1.0)
@@ -215,15 +217,19 @@ def _sparse_ascent(
             now = _changed(problem, top.images)
             sparser = now < 0.95 * changed
             size = torch.where(sparser, first, (size / SPARSER).clamp_min(SMALLEST * first))
-            share, changed = now / entries / SPARSER, now
-            rows = sparser[:, None, None, None]
+            # as sparse as the best image, or sparser where that no longer improves it
+            fewer = (top.values <= checked) & (share * entries > 1)
+            share = torch.where(fewer, share, now / entries) / SPARSER
+            changed, checked = now, top.values.clone()
+            again = sparser | fewer
+            rows = again[:, None, None, None]
             current = torch.where(rows, top.images, current)
             gradient = torch.where(rows, top.gradient, gradient)
-            values = torch.where(sparser, top.values, values)
+            values = torch.where(again, top.values, values)
     return top, current
 
 
 def _changed(problem: Problem, images: Tensor) -> Tensor:
     """How many entries of each image (B,) are moved and not held by the box."""
-    moved = (images != problem.x) & (images > 0) & (images < 1)
+    moved = (images != problem.x) & (images > EDGE) & (images < 1 - EDGE)
     return moved.flatten(1).sum(dim=1).to(images.dtype)

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from robustad.attacks.pgd import Best, Keep, check_runs, first_iterate
 from robustad.attacks.problem import Problem
-from robustad.attacks.projection import direction
 from robustad.errors import InputError
 
 # Streams of random numbers apart from those of random starts.
@@ -96,7 +95,7 @@ def mifgsm(
             length = torch.linalg.vector_norm(gradient.flatten(1), ord=1, dim=1)
             length = length.clamp_min(torch.finfo(gradient.dtype).tiny)
             gathered.mul_(decay).addcdiv_(gradient, length[:, None, None, None])
-            move = direction(gathered, problem.norm).mul_(size)
+            move = problem.direction(gathered, current).mul_(size)
             current = problem.project(move.add_(current))
         if keep == "best" or restarts > 1:
             best.update(current, problem.values(current, progress=1.0))
@@ -117,9 +116,7 @@ def _diverse(
         if use >= probability or (rows, columns) == (height, width):
             made.append(image)
             continue
-        small = F.interpolate(
-            image[None], (rows, columns), mode="bilinear", align_corners=False
-        )[0]
+        small = F.interpolate(image[None], (rows, columns), mode="bilinear", align_corners=False)[0]
         top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
         made.append(F.pad(small, (left, width - columns - left, top, height - rows - top)))
     return torch.stack(made)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from robustad.attacks.problem import Problem
-from robustad.attacks.projection import direction
 from robustad.errors import InputError
 
 Keep: TypeAlias = Literal["best", "last"]
@@ -30,7 +29,7 @@ def fgsm(problem: Problem) -> Tensor:
     Goodfellow et al., ICLR 2015.
     """
     _, gradient = problem.gradient(problem.x)
-    return problem.project(problem.x + problem.eps * direction(gradient, problem.norm))
+    return problem.project(problem.x + problem.eps * problem.direction(gradient, problem.x))
 
 
 def pgd(
@@ -54,7 +53,8 @@ def pgd(
     step_size : float > 0, optional
         Default 2.5 eps / steps; in the ball's norm.
     start : Tensor, (B, 3, H, W), optional
-        First iterate of the first run, projected to the ball; default the clean images, as published.
+        First iterate of the first run, projected to the ball; default the clean images, as
+        published.
     random : bool, default False
         Start the first run, too, from a random point of the ball.
     restarts : int >= 1, default 1
@@ -89,7 +89,7 @@ def pgd(
             values, gradient = problem.gradient(current, progress=progress)
             if keep == "best":
                 best.update(current, values)
-            move = direction(gradient, problem.norm).mul_(size)
+            move = problem.direction(gradient, current).mul_(size)
             current = problem.project(move.add_(current))
         if keep == "best" or restarts > 1:
             best.update(current, problem.values(current, progress=1.0))

@@ -1,91 +1,131 @@
 """Named attacks: what is maximised, by which optimiser, for how long."""
 
 import re
+from dataclasses import replace
 
-from torch import Tensor
-
+from robustad.attacks import runs
 from robustad.attacks.named import Preset
 from robustad.attacks.objectives import AIMS, MASKLESS, OBJECTIVES
-from robustad.attacks.options import Options
-from robustad.attacks.pgd import fgsm, pgd
 from robustad.attacks.presets_blackbox import FORM as OTHER_FORM
 from robustad.attacks.presets_blackbox import STANDARD, blackbox_preset
-from robustad.attacks.probe import on_probe
-from robustad.attacks.problem import Problem
 from robustad.attacks.projection import Norm
 from robustad.errors import InputError
 
 # What `preset` understands beside the fixed names; shown in help texts and errors.
-FORM = "pgd<steps>[_l2|_l1][_<objective>]"
-_FORM = re.compile(rf"pgd([1-9]\d{{0,6}})(?:_(l2|l1))?(?:_({'|'.join(OBJECTIVES)}))?", re.ASCII)
+FORM = "(pgd|apgd|mifgsm|difgsm)<steps>[_l2|_l1][_<objective>]"
+BALL_FORM = "(segpgd|sea|caa|a3|autoattack|adaptive)_(l2|l1)"
+_FORM = re.compile(
+    rf"(pgd|apgd|mifgsm|difgsm)([1-9]\d{{0,6}})(?:_(l2|l1))?(?:_({'|'.join(OBJECTIVES)}))?",
+    re.ASCII,
+)
 SCHEDULE = frozenset({"steps", "step_size", "random", "restarts"})
-_BALLS = {"linf": "", "l2": " in the l2 ball", "l1": " in the l1 ball"}
+BALLS = {"linf": "", "l2": " in the l2 ball", "l1": " in the l1 ball"}
 
 
-def _pgd(name: str, steps: int, norm: Norm = "linf", objective: str = "image") -> Preset:
-    def run(problem: Problem, options: Options) -> Tensor:
-        return pgd(
-            problem,
-            steps=options.steps or steps,
-            step_size=options.step_size,
-            random=options.random,
-            restarts=options.restarts,
-            keep=options.iterate,
-        )
-
+def _iterated(
+    optimiser: str, name: str, steps: int, norm: Norm = "linf", objective: str = "image"
+) -> Preset:
+    """Steps along gradients of one objective in one ball."""
+    how, run = runs.ITERATED[optimiser]
     return Preset(
         name=name,
-        optimiser="pgd",
+        optimiser=optimiser,
         objective=objective,
         steps=steps,
         norm=norm,
         needs=frozenset() if objective in MASKLESS else frozenset({"mask"}),
         takes=SCHEDULE,
-        summary=f"{steps} step{'s'[: steps > 1]}{_BALLS[norm]} on {AIMS[objective]}",
-        run=run,
+        summary=f"{steps} {how}step{'s'[: steps > 1]}{BALLS[norm]} on {AIMS[objective]}",
+        run=lambda problem, options: run(problem, options, steps),
     )
 
 
-def _fgsm(problem: Problem, options: Options) -> Tensor:
-    if options.steps is None:
-        return fgsm(problem)
-    return pgd(
-        problem,
-        steps=options.steps,
-        step_size=options.step_size,
-        random=options.random,
-        restarts=options.restarts,
-        keep=options.iterate,
-    )
-
-
-PRESETS: dict[str, Preset] = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            name="fgsm_probe",
-            optimiser="fgsm",
-            objective="probe",
-            needs=frozenset({"probe", "mask", "features"}),
-            takes=SCHEDULE,
-            summary="the few-shot study's attack: FGSM on a linear probe, not on the score",
-            run=lambda problem, options: _fgsm(on_probe(problem, options), options),
-        ),
-        Preset(
-            name="fgsm",
-            optimiser="fgsm",
-            objective="image",
-            takes=SCHEDULE,
-            summary="one step on the reported image score",
-            run=_fgsm,
-        ),
-        _pgd("pgd10", 10),
-        _pgd("pgd100", 100),
-        _pgd("pgd1000", 1000),
-        _pgd("pgd_l2", 100, "l2"),
-        *STANDARD,
-    )
-}
+_FIXED = (
+    Preset(
+        name="fgsm_probe",
+        optimiser="fgsm",
+        objective="probe",
+        needs=frozenset({"probe", "mask", "features"}),
+        takes=SCHEDULE,
+        summary="the few-shot study's attack: FGSM on a linear probe, not on the score",
+        run=runs.run_probe,
+    ),
+    Preset(
+        name="fgsm",
+        optimiser="fgsm",
+        objective="image",
+        takes=SCHEDULE,
+        summary="one step on the reported image score",
+        run=runs.run_fgsm,
+    ),
+    _iterated("pgd", "pgd10", 10),
+    _iterated("pgd", "pgd100", 100),
+    _iterated("pgd", "pgd1000", 1000),
+    _iterated("pgd", "pgd_l2", 100, "l2"),
+    _iterated("pgd", "pgd_l1", 100, "l1"),
+    _iterated("mifgsm", "mifgsm", 10),
+    _iterated("difgsm", "difgsm", 10),
+    _iterated("apgd", "apgd", 100),
+    Preset(
+        name="segpgd",
+        optimiser="segpgd",
+        objective="segpgd",
+        steps=100,
+        needs=frozenset({"mask"}),
+        takes=SCHEDULE,
+        summary="a hundred steps that first turn the patches still right",
+        run=runs.run_segpgd,
+    ),
+    Preset(
+        name="sea",
+        optimiser="sea",
+        objective="several",
+        steps=300,
+        needs=frozenset({"mask"}),
+        takes=frozenset({"steps"}),
+        summary="APGD in a shrinking ball on three segmentation losses, 300 steps each",
+        run=runs.run_sea,
+    ),
+    Preset(
+        name="caa",
+        optimiser="caa",
+        objective="several",
+        steps=125,
+        needs=frozenset({"mask"}),
+        summary="a chain of APGD stages on flip, flip and the margin",
+        run=runs.run_caa,
+    ),
+    Preset(
+        name="a3",
+        optimiser="a3",
+        objective="image",
+        steps=50,
+        takes=frozenset({"steps", "restarts"}),
+        summary="thirteen runs from starts that random directions of the patch scores choose",
+        run=runs.run_a3,
+    ),
+    *STANDARD,
+    Preset(
+        name="autoattack",
+        optimiser="autoattack",
+        objective="several",
+        steps=100,
+        needs=frozenset({"mask"}),
+        takes=frozenset({"steps", "queries"}),
+        summary="worst of APGD on cross-entropy and score, PGD on flip, FAB and Square",
+        run=runs.run_autoattack,
+    ),
+    Preset(
+        name="adaptive",
+        optimiser="adaptive",
+        objective="several",
+        steps=240,
+        summary="our strongest for its cost: image score and patches, from several starts",
+        run=runs.run_adaptive,
+    ),
+)
+_ENSEMBLE = re.compile(r"(segpgd|sea|caa|a3|autoattack|adaptive)_(l2|l1)", re.ASCII)
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in _FIXED}
 
 
 def preset(name: str) -> Preset:
@@ -94,9 +134,11 @@ def preset(name: str) -> Preset:
     Parameters
     ----------
     name : str
-        A key of `PRESETS`, or `pgd<steps>[_l2|_l1][_<objective>]`: PGD of that many steps (1 to
-        9999999) in the l-infinity, l2 or l1 ball on any of `OBJECTIVES`, `image` by default; or a
-        form of `presets_blackbox`: `square10000`, `fab_l2`.
+        A key of `PRESETS`, or a form: `pgd`, `apgd`, `mifgsm` or `difgsm` with a number of steps
+        (1 to 9999999), then `_l2` or `_l1` for another ball than the l-infinity one, then `_` and
+        one of `OBJECTIVES` (`image` by default): `pgd1000_l2_flip`. Or `segpgd`, `sea`, `caa`,
+        `a3`, `autoattack` or `adaptive` with `_l2` or (but for `autoattack`) `_l1`. Or one of `presets_blackbox`:
+        `square10000`, `fab_l2`.
 
     Returns
     -------
@@ -116,14 +158,18 @@ def preset(name: str) -> Preset:
     """
     if name in PRESETS:
         return PRESETS[name]
-    other = blackbox_preset(name)
-    if other is not None:
+    if found := _FORM.fullmatch(name):
+        return _iterated(found[1], name, int(found[2]), _norm(found[3]), found[4] or "image")
+    if (found := _ENSEMBLE.fullmatch(name)) and name != "autoattack_l1":  # FAB, Square: none in l1
+        made, norm = PRESETS[found[1]], _norm(found[2])
+        return replace(made, name=name, norm=norm, summary=made.summary + BALLS[norm])
+    if other := blackbox_preset(name):
         return other
-    found = _FORM.fullmatch(name)
-    if found is None:
-        raise InputError(
-            f"attack: expected one of {', '.join(PRESETS)}, {FORM} with an objective of "
-            f"{', '.join(OBJECTIVES)}, or {OTHER_FORM}, got {name!r}"
-        )
-    norm: Norm = "l2" if found[2] == "l2" else "l1" if found[2] == "l1" else "linf"
-    return _pgd(name, int(found[1]), norm, found[3] or "image")
+    raise InputError(
+        f"attack: expected one of {', '.join(PRESETS)}, {FORM} with an objective of "
+        f"{', '.join(OBJECTIVES)}, {BALL_FORM}, or {OTHER_FORM}; got {name!r}"
+    )
+
+
+def _norm(name: str | None) -> Norm:
+    return "l2" if name == "l2" else "l1" if name == "l1" else "linf"

@@ -13,7 +13,17 @@ from torch import Tensor
 from robustad.attacks.gradient import value_and_gradient
 from robustad.attacks.meter import Meter
 from robustad.attacks.objectives import LogitScale, Objective, Scores, flip, resolve
-from robustad.attacks.projection import Norm, distance, project, random_start, slack
+from robustad.attacks.projection import (
+    SPARSITY,
+    Norm,
+    direction,
+    distance,
+    held,
+    project,
+    random_start,
+    slack,
+    sparse_direction,
+)
 from robustad.detectors.base import PatchScorer
 from robustad.errors import InputError
 from robustad.ops.reference.topk_mean import resolve_k
@@ -193,6 +203,26 @@ class Problem:
     def start(self, purpose: int = 0) -> Tensor:
         """A random point of each image's ball."""
         return random_start(self.x, self.eps, seeds=self.stream(purpose), norm=self.norm)
+
+    def require_mask(self, attack: str) -> Tensor:
+        """Return the patch masks, or raise InputError where there are none."""
+        if self.mask is None:
+            raise InputError(f"mask: attack {attack!r} needs the ground-truth masks of the images")
+        return self.mask
+
+    def worst(self) -> Tensor:
+        """Of everything asked about so far inside the ball, what moved the image score farthest.
+
+        The clean images where nothing was.
+        """
+        return self.meter.image.images[self.rows.to(self.x.device)]
+
+    def direction(self, gradient: Tensor, current: Tensor) -> Tensor:
+        """The unit step (B, 3, H, W) along a gradient; in l1 not wasted on what the box holds."""
+        if self.norm == "l1":
+            share = torch.full((len(self),), SPARSITY, device=gradient.device)
+            return sparse_direction(gradient, share, held(gradient, current))
+        return direction(gradient, self.norm)
 
     def project(self, images: Tensor) -> Tensor:
         """Bring images (B, 3, H, W) into the ball and [0, 1]; may write into them."""

@@ -9,6 +9,8 @@ from torch import Tensor
 Norm: TypeAlias = Literal["linf", "l2", "l1"]
 # Share of the entries that a plain step of the l1 ball moves: SLIDE's default.
 SPARSITY = 0.01
+# How near the edge of [0, 1] rounding may leave an entry that was put there.
+EDGE = 1e-6
 
 
 def project(x: Tensor, centre: Tensor, eps: float, norm: Norm = "linf") -> Tensor:
@@ -125,6 +127,11 @@ def direction(gradient: Tensor, norm: Norm) -> Tensor:
     length = torch.linalg.vector_norm(scaled.flatten(1), dim=1).clamp_min(tiny)
     unit: Tensor = scaled / length[:, None, None, None]
     return unit
+
+
+def held(gradient: Tensor, current: Tensor) -> Tensor:
+    """Which entries the box keeps from following the gradient; (B, 3, H, W), bool."""
+    return torch.where(gradient > 0, current >= 1 - EDGE, current <= EDGE)
 
 
 def sparse_direction(gradient: Tensor, share: Tensor, held: Tensor | None = None) -> Tensor:

@@ -88,8 +88,7 @@ def attack(
         Makes logits of patch scores for objectives that need them (`LogitScale.of_normal`);
         default: none for detectors whose scores are logits, else each image's own.
     calibrator : Calibrator, optional
-        From score to probability, for attacks that also evade the entropy flag; default the
-        detector's own, which only `adaptive` uses.
+        From score to probability: `adaptive` then also evades the entropy flag with `x_adv`.
     surrogate : PatchScorer, optional
         Differentiable stand-in for transfer attacks.
     probe : LinearProbe, optional
@@ -135,15 +134,16 @@ def attack(
         queries=queries,
         probe=probe,
         surrogate=surrogate,
-        calibrator=getattr(detector, "calibrator", None) if calibrator is None else calibrator,
+        calibrator=calibrator,
     )
     _check_options(options, chosen)
     if seeds is not None and len(seeds) != x.shape[0]:
         raise InputError(f"seeds: expected one an image, {x.shape[0]}, got {len(seeds)}")
-    if objective is not None and chosen.objective in ("probe", "several"):
+    own = chosen.objective in ("probe", "several") or chosen.optimiser == "segpgd"
+    if objective is not None and own:
         raise InputError(f"objective: attack {attack!r} has its own, it cannot be replaced")
     if objective is None:
-        objective = "image" if chosen.objective in ("probe", "several") else chosen.objective
+        objective = "image" if own else chosen.objective
     with _frozen(detector), _frozen(surrogate):
         problem = Problem.of(
             detector,
