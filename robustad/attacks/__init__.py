@@ -1,7 +1,8 @@
 """Attacks on anomaly detectors: objectives, optimisers, named presets, and what they cost."""
 
+from robustad.attacks.named import Preset
 from robustad.attacks.objectives import OBJECTIVES, LogitScale, Objective, Scores, patch_mask
-from robustad.attacks.presets import PRESETS, Preset, preset
+from robustad.attacks.presets import PRESETS, preset
 from robustad.attacks.probe import LinearProbe
 from robustad.attacks.run import AttackResult, attack
 

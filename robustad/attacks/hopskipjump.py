@@ -254,7 +254,9 @@ class _Attack:
         if self.problem.norm == "linf":
             return gradient.sign()
         length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-        return gradient / length.clamp_min(torch.finfo(length.dtype).tiny)[:, None, None, None]
+        scale = length.clamp_min(torch.finfo(length.dtype).tiny)
+        unit: Tensor = gradient / scale[:, None, None, None]
+        return unit
 
     def _directions(self, images: Tensor, wanted: Tensor) -> Tensor:
         """Random directions of l2 length one; zero, and none drawn, where not wanted."""

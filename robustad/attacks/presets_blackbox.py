@@ -51,8 +51,8 @@ def blackbox_preset(name: str) -> Preset | None:
     found = _FORM.fullmatch(name)
     if found is None:
         return None
-    family, number, norm = found[1], found[2], "l2" if found[3] else "linf"
-    return _FAMILIES[family](name, None if number is None else int(number), norm)
+    norm: Norm = "l2" if found[3] else "linf"
+    return _FAMILIES[found[1]](name, None if found[2] is None else int(found[2]), norm)
 
 
 def _square(name: str, queries: int | None, norm: Norm) -> Preset:

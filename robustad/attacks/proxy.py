@@ -42,7 +42,7 @@ class FeatureView:
 
     def rows(self, flat: Tensor) -> Tensor:
         """Features (B, N, D) of what `patch_scores` gave."""
-        return flat.unflatten(1, (-1, self.width))
+        return flat.reshape(len(flat), -1, self.width)
 
     def aggregate(self, patch_scores: Tensor) -> Tensor:
         """Nothing that means anything."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from robustad.attacks.access import Target, as_scorer
+from robustad.attacks.named import Preset
 from robustad.attacks.objectives import LogitScale, Objective
 from robustad.attacks.options import Keep, Options, check_options
-from robustad.attacks.presets import Preset, preset
+from robustad.attacks.presets import preset
 from robustad.attacks.probe import LinearProbe
 from robustad.attacks.problem import Problem
 from robustad.attacks.projection import Norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -119,7 +120,7 @@ class _Linf:
 
     @staticmethod
     def side(part: float, height: int, width: int) -> int:
-        return min(max(round((part * height * width) ** 0.5), 1), height, width)
+        return min(max(round(math.sqrt(part * height * width)), 1), height, width)
 
     @staticmethod
     def propose(problem: Problem, images: Tensor, side: int, draws: Tensor) -> Tensor:
@@ -167,7 +168,8 @@ class _L2:
                 signs = torch.randint(0, 2, (channels, 1, 1), generator=generator) * 2 - 1
                 tile = _pyramids(side).T if turned else _pyramids(side)
                 grid[:, row : row + side, column : column + side] = signs * tile
-        return grid / torch.linalg.vector_norm(grid)
+        grid /= torch.linalg.vector_norm(grid)
+        return grid
 
     @staticmethod
     def first(problem: Problem, start: Tensor) -> Tensor:
@@ -175,7 +177,7 @@ class _L2:
 
     @staticmethod
     def side(part: float, height: int, width: int) -> int:
-        side = max(round((part * height * width) ** 0.5), 3)
+        side = max(round(math.sqrt(part * height * width)), 3)
         return min(side + 1 - side % 2, height, width)  # odd: a pyramid has one top
 
     @staticmethod
@@ -219,7 +221,8 @@ def _index(row: Tensor, column: Tensor, side: int, images: Tensor) -> tuple[Tens
 def _unit(windows: Tensor) -> Tensor:
     """Each channel scaled to l2 length one; zero where it is."""
     length = torch.linalg.vector_norm(windows, dim=(2, 3), keepdim=True)
-    return windows / length.clamp_min(torch.finfo(windows.dtype).tiny)
+    unit: Tensor = windows / length.clamp_min(torch.finfo(windows.dtype).tiny)
+    return unit
 
 
 @cache
@@ -227,7 +230,8 @@ def _pyramids(side: int) -> Tensor:
     """Two pyramids of opposite sign side by side (side, side), of l2 length one; equation 3."""
     half = side // 2
     made = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
-    return made / torch.linalg.vector_norm(made)
+    made /= torch.linalg.vector_norm(made)
+    return made
 
 
 def _pyramid(height: int, width: int) -> Tensor:

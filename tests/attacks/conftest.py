@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq, linprog
 from torch import nn
 
 from robustad.attacks.problem import Problem
@@ -56,6 +58,36 @@ def smooth():
     return build
 
 
+class Banked(nn.Module):
+    """A small k-NN detector: cosine distance of 2 x 2 patches' features to their nearest vector."""
+
+    def __init__(self, size, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 2, stride=2), nn.Tanh(), nn.Conv2d(6, 5, 1))
+        normal = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(99))
+        with torch.no_grad():
+            features = self.patch_features(normal).flatten(0, 1)
+        self.register_buffer("bank", nn.functional.normalize(features, dim=1))
+        self.eval()
+
+    def patch_features(self, x):
+        return self.body(x - 0.5).flatten(2).transpose(1, 2)
+
+    def patch_scores(self, x):
+        unit = nn.functional.normalize(self.patch_features(x), dim=2)
+        return 1 - (unit @ self.bank.T).amax(dim=2)
+
+    def aggregate(self, patch_scores):
+        return patch_scores.topk(3, dim=1).values.mean(dim=1)
+
+
+@pytest.fixture
+def banked():
+    """A k-NN detector with features and a bank, for images of a size."""
+    return lambda size=8, seed=0: Banked(size, seed)
+
+
 @pytest.fixture
 def images():
     def build(count=4, size=8, seed=0):
@@ -74,3 +106,34 @@ def maximising():
         return Problem.of(made, x, **{"label": label, "eps": 8 / 255, **options})
 
     return build
+
+
+@pytest.fixture(scope="session")
+def nearest_of_linear():
+    """Distance to the threshold of a linear image score, with the box, by other means than ours."""
+
+    def distance(image, weight, missing, norm):
+        low, high = (-image).double().flatten().numpy(), (1 - image).double().flatten().numpy()
+        weight = weight.double().flatten().numpy()
+        size = len(weight)
+        if norm == "linf":  # minimise t over |d| <= t: a linear programme
+            eye = np.eye(size)
+            column = np.full((size, 1), -1.0)
+            sides = np.concatenate(
+                [np.concatenate([eye, column], axis=1), np.concatenate([-eye, column], axis=1)]
+            )
+            found = linprog(
+                np.eye(size + 1)[-1],
+                A_ub=sides,
+                b_ub=np.zeros(2 * size),
+                A_eq=np.append(weight, 0.0)[None],
+                b_eq=[missing],
+                bounds=[*zip(low, high, strict=True), (0, None)],
+            )
+            return found.x[-1]
+        # l2: d is a multiple of the weight, cut to the box; which one is a root
+        cut = lambda much: np.clip(much * weight, low, high)  # noqa: E731
+        much = brentq(lambda much: cut(much) @ weight - missing, -100, 100, xtol=1e-14)
+        return np.linalg.norm(cut(much))
+
+    return distance

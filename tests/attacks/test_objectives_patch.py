@@ -128,9 +128,7 @@ def test_huge_logits_stay_finite(name):
     for size in (1e4, -1e4):
         patch = torch.full((1, 4), size, requires_grad=True)
         mask = torch.tensor([[True, False, True, False]])
-        found = Scores(
-            patch=patch, image=patch.amax(dim=1), label=torch.tensor([1]), mask=mask
-        )
+        found = Scores(patch=patch, image=patch.amax(dim=1), label=torch.tensor([1]), mask=mask)
         value = OBJECTIVES[name](found)
         (gradient,) = torch.autograd.grad(value.sum(), patch)
         assert torch.isfinite(value).all()
@@ -158,9 +156,9 @@ def test_logit_scales():
     assert own.temperature[1] == 2 * own.temperature[0]
     assert own.temperature[2] == 1  # nothing to scale by
     assert torch.allclose(own.of(clean)[0], own.of(clean)[1], atol=1e-5)
-    with pytest.raises(InputError, match="patch_scores: expected finite scores .* 2, 1 of them"):
+    with pytest.raises(InputError, match=r"patch_scores: expected finite scores .* 2, 1 of them"):
         LogitScale.of_normal(torch.tensor([1.0, torch.nan]))
-    with pytest.raises(InputError, match="patch_scores: expected finite scores .* got 0, 0 of"):
+    with pytest.raises(InputError, match=r"patch_scores: expected finite scores .* got 0, 0 of"):
         LogitScale.of_normal(torch.zeros(0))
     with pytest.raises(InputError, match=r"scale: expected tau of shape \(\) or \(3,\), got \(2,"):
         LogitScale(torch.zeros(2), torch.ones(())).to(clean, 3)
