@@ -39,7 +39,13 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [("detector.md", 3), ("operators.md", 10), ("reproduce.md", 4), ("training.md", 3)],
+    [
+        ("detector.md", 3),
+        ("operators.md", 10),
+        ("reproduce.md", 4),
+        ("training.md", 3),
+        ("robustness.md", 8),
+    ],
 )
 def test_examples_of_a_page_run(page, least):
     failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)

@@ -7,7 +7,10 @@ from typer.core import TyperCommand
 
 from robustad import __version__
 from robustad.cli import (
+    attack,
+    audit,
     calibrate,
+    compare,
     data,
     demo,
     evaluate,
@@ -54,6 +57,9 @@ app.command(cls=ManyValues)(demo.demo)
 app.command(cls=ManyValues)(fit.fit)
 app.command(cls=ManyValues)(train.train)
 app.command(cls=ManyValues)(evaluate.evaluate)
+app.command(cls=ManyValues)(attack.attack)
+app.command(cls=ManyValues)(audit.audit)
+app.command(cls=ManyValues)(compare.compare)
 app.command(cls=ManyValues)(calibrate.calibrate)
 app.command(cls=ManyValues)(predict.predict)
 app.command(cls=ManyValues)(preview.preview)

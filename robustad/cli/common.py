@@ -62,6 +62,18 @@ Attacks: TypeAlias = Annotated[
 Eps: TypeAlias = Annotated[
     str, typer.Option(help="Radius of the attacks as a fraction of the pixel range, e.g. 8/255.")
 ]
+Radii: TypeAlias = Annotated[
+    list[str],
+    typer.Option(
+        "--eps",
+        help="Radii of the attacks as fractions of the pixel range, e.g. 8/255 2/255; tables show "
+        "the first, the others make the curve.",
+    ),
+]
+Shard: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="I/N: do part I of N alone, e.g. 2/4, and keep it in --store."),
+]
 
 
 def load_data(dataset: str, root: Path | None, category: str | None) -> Dataset:
@@ -85,6 +97,14 @@ def parse_eps(text: str) -> float:
     if not 0.0 < value <= 1.0:
         raise InputError(f"--eps: expected a fraction of the pixel range in (0, 1], got {text}")
     return value
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read a part such as 2/4."""
+    place, slash, count = text.partition("/")
+    if slash and place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count):
+        return int(place), int(count)
+    raise InputError(f"--shard: expected I/N with 1 <= I <= N such as 2/4, got {text!r}")
 
 
 def parse_device(text: str) -> str:

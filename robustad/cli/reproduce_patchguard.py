@@ -61,7 +61,7 @@ def patchguard(
 
     if not data and dataset != "surfaces" and not list_runs:
         raise InputError(f"--data: expected the folder of {dataset}, got none")
-    part = _shard(shard)
+    part = common.parse_shard(shard)
     study = PatchGuardStudy(
         dataset=dataset,
         tables=tuple(table),
@@ -91,13 +91,6 @@ def patchguard(
         return
     _print_tables(folder)
     common.say.print(f"wrote {folder / 'tables.md'} and {folder / 'tables.json'}")
-
-
-def _shard(text: str) -> tuple[int, int]:
-    place, slash, count = text.partition("/")
-    if slash and place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count):
-        return int(place), int(count)
-    raise InputError(f"--shard: expected I/N with 1 <= I <= N such as 2/4, got {text!r}")
 
 
 def _print_runs(runs: list[tuple[Run, Path | None, bool]], *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from robustad.data.dataset import Dataset, Sample
 from robustad.data.folder import Folder, folder
-from robustad.data.hashing import content_hash
+from robustad.data.hashing import content_hash, sample_hash
 from robustad.data.registry import categories, load, names
 from robustad.data.splits import calibration_split, shots
 from robustad.data.write import write_mvtec
@@ -17,6 +17,7 @@ __all__ = [
     "folder",
     "load",
     "names",
+    "sample_hash",
     "shots",
     "write_mvtec",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robustad.data.dataset import Dataset
+from robustad.data.dataset import Dataset, Sample
 from robustad.errors import DataError
 
 
@@ -34,18 +34,43 @@ def content_hash(dataset: Dataset) -> str:
     digest = hashlib.sha256(b"robustad data 1")
     for split, samples in (("train", dataset.train), ("test", dataset.test)):
         for sample in samples:
-            for field in (
-                split.encode(),
-                sample.name.encode(),
-                str(int(sample.label)).encode(),
-                sample.defect.encode(),
-                _content(sample.image),
-                b"" if sample.mask is None else _content(sample.mask),
-            ):
-                # The length in front keeps two neighbouring fields apart.
-                digest.update(len(field).to_bytes(8, "big"))
-                digest.update(field)
+            _add(digest, (split.encode(), *_fields(sample)))
     return digest.hexdigest()
+
+
+def sample_hash(sample: Sample) -> str:
+    """SHA-256 over one sample: name, label, defect class, and content of image and mask.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits, the same wherever the files lie.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read.
+    """
+    digest = hashlib.sha256(b"robustad sample 1")
+    _add(digest, _fields(sample))
+    return digest.hexdigest()
+
+
+def _fields(sample: Sample) -> tuple[bytes, ...]:
+    return (
+        sample.name.encode(),
+        str(int(sample.label)).encode(),
+        sample.defect.encode(),
+        _content(sample.image),
+        b"" if sample.mask is None else _content(sample.mask),
+    )
+
+
+def _add(digest: "hashlib._Hash", fields: tuple[bytes, ...]) -> None:
+    for field in fields:
+        # The length in front keeps two neighbouring fields apart.
+        digest.update(len(field).to_bytes(8, "big"))
+        digest.update(field)
 
 
 def _content(source: Path | npt.NDArray[Any]) -> bytes:

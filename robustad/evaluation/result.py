@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,6 +14,18 @@ from robustad._files import write_text
 from robustad.errors import InputError, StateError
 
 CLEAN, WORST = "clean", "worst_case"
+AT = "@"  # between an attack and a radius that is not the first
+
+
+def eps_name(eps: float) -> str:
+    """Radius in steps of an 8-bit image, as names of conditions have it.
+
+    Examples
+    --------
+    >>> eps_name(8 / 255), eps_name(0.01)
+    ('8/255', '2.55/255')
+    """
+    return f"{eps * 255:.6g}/255"
 
 
 class _Model(BaseModel):
@@ -26,6 +39,8 @@ class Metrics(_Model):
     ----------
     auroc, ap, f1_max, gmean_max : float
         Of the image scores; F1 and G-mean at the threshold that is best for them.
+    auroc_interval : (float, float) or None
+        95% bootstrap interval of the AUROC over images (`robustad.metrics.auroc_interval`).
     fpr, fnr : float or None
         At the threshold fixed on clean calibration images.
     pixel_auroc, pixel_ap, aupro : float or None
@@ -36,6 +51,7 @@ class Metrics(_Model):
     ap: float
     f1_max: float
     gmean_max: float
+    auroc_interval: tuple[float, float] | None = None
     fpr: float | None = None
     fnr: float | None = None
     pixel_auroc: float | None = None
@@ -49,9 +65,16 @@ class Condition(_Model):
     Attributes
     ----------
     name : str
-        `clean`, an attack's name, or `worst_case`.
+        `clean`, an attack's name, or `worst_case`; behind `@` the radius where it is not the
+        evaluation's first.
+    eps : float or None
+        Radius of the ball; None for `clean`.
     score : list of float
-        Image scores in the order of the evaluation's `names`.
+        Image scores in the order of the evaluation's `names`: of the images the attack returned.
+    worst_score : list of float or None
+        The worst score of each image among all that the attack looked at inside the ball.
+    chosen : list of str or None
+        Of the worst case: which condition each image's score comes from.
     probability, entropy : list of float or None
         Calibrated, where there is a calibrator.
     metrics : Metrics
@@ -64,12 +87,19 @@ class Condition(_Model):
         How well entropy tells this condition from clean; share of images above the entropy flag.
     distance : float
         Largest distance to the clean images, in the attack's norm.
+    forward, backward : list of int or None
+        Passes of the detector over each image; forward passes are the queries of a black box.
+    flags : dict of str to int
+        What attacks noticed (`AttackResult.flags`), each with how many images were in such a batch.
     seconds : float
-        Time taken.
+        Time taken, also that of units that an earlier run had computed.
     """
 
     name: str
+    eps: float | None = None
     score: list[float]
+    worst_score: list[float] | None = None
+    chosen: list[str] | None = None
     probability: list[float] | None = None
     entropy: list[float] | None = None
     metrics: Metrics
@@ -78,7 +108,31 @@ class Condition(_Model):
     flag_auroc: float | None = None
     flag_rate: float | None = None
     distance: float = 0.0
+    forward: list[int] | None = None
+    backward: list[int] | None = None
+    flags: dict[str, int] = {}
     seconds: float = 0.0
+
+
+class Check(_Model):
+    """One question that an evaluation asks about itself.
+
+    Attributes
+    ----------
+    name : str
+        A key of `robustad.evaluation.selfcheck.CHECKS`.
+    fired : bool or None
+        Whether the evaluation is suspect; None where it had nothing to tell it by.
+    sentence : str
+        What was found, in words, with the figures it rests on.
+    numbers : dict of str to float
+        These figures.
+    """
+
+    name: str
+    fired: bool | None
+    sentence: str
+    numbers: dict[str, float] = {}
 
 
 class Measures(_Model):
@@ -120,8 +174,9 @@ class Evaluation(_Model):
 
     Attributes
     ----------
-    format : 1
-        Version of this document.
+    format : 2
+        Version of this document. Files of version 1 are read as well; they lack what came later:
+        `epsilons`, `checks`, `hashes`, and costs, intervals and pixel figures of the worst case.
     method, dataset, category : str
         What was evaluated on what.
     names, defects : list of str
@@ -129,16 +184,23 @@ class Evaluation(_Model):
     labels : list of int
         0 normal, 1 anomalous.
     eps : float
-        Radius of all attacks, each in its own norm.
+        Radius of all attacks, each in its own norm; with several the first one asked for.
+    epsilons : list of float
+        All radii, in the order asked for; empty without attacks and in files of version 1.
     conditions : dict of str to Condition
-        `clean` first, then the attacks, `worst_case` last (if there is an attack).
+        `clean` first, then the attacks at `eps`, `worst_case` (if there is an attack); then
+        `<attack>@<eps>` and `worst_case@<eps>` for every other radius.
+    checks : list of Check
+        What the evaluation asked itself; see `robustad.evaluation.selfcheck`.
+    hashes : dict of str to str
+        SHA-256 of the `detector` and of the evaluated `data`.
     calibration : CalibrationReport or None
         None where no calibrator was given or fitted.
     settings : dict
         What else determines the result: attacks, seeds, versions.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     method: str
     dataset: str
     category: str
@@ -148,6 +210,9 @@ class Evaluation(_Model):
     eps: float
     conditions: dict[str, Condition]
     calibration: CalibrationReport | None = None
+    epsilons: list[float] = []
+    checks: list[Check] = []
+    hashes: dict[str, str] = {}
     settings: dict[str, Any] = {}
 
     @property
@@ -158,7 +223,35 @@ class Evaluation(_Model):
     @property
     def attacks(self) -> list[str]:
         """Names of the attacks, in the order they were run."""
-        return [name for name in self.conditions if name not in (CLEAN, WORST)]
+        return [name for name in self.shown if name not in (CLEAN, WORST)]
+
+    @property
+    def shown(self) -> dict[str, Condition]:
+        """The conditions at `eps`, without those of the other radii."""
+        return {name: one for name, one in self.conditions.items() if AT not in name}
+
+    @property
+    def fired(self) -> list[Check]:
+        """The checks that say that this evaluation cannot be trusted as it is."""
+        return [check for check in self.checks if check.fired]
+
+    def at(self, eps: float) -> dict[str, Condition]:
+        """Conditions of one radius by attack, `worst_case` last.
+
+        Raises
+        ------
+        InputError
+            If nothing was evaluated at this radius.
+        """
+        found = {
+            name.partition(AT)[0]: one
+            for name, one in self.conditions.items()
+            if one.eps is not None and math.isclose(one.eps, eps, rel_tol=1e-6)
+        }
+        if not found:
+            radii = ", ".join(eps_name(one) for one in self.epsilons) or "none"
+            raise InputError(f"eps: expected one of {radii}, got {eps_name(eps)}")
+        return found
 
     def scores(self, condition: str = CLEAN) -> npt.NDArray[np.float64]:
         """Image scores (n,) of one condition."""

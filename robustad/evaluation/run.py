@@ -2,63 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from robustad.attacks import LinearProbe, attack, preset
-from robustad.attacks.probe import FeatureScorer
-from robustad.calibration import Calibrator, RawScore
-from robustad.calibration.fit import fitted
+from robustad.attacks import preset
 from robustad.data import Sample
 from robustad.detectors import Detector
 from robustad.errors import InputError
-from robustad.evaluation.batches import Batch, batches
-from robustad.evaluation.result import (
-    CLEAN,
-    WORST,
-    CalibrationReport,
-    Condition,
-    Evaluation,
-    Measures,
-    Metrics,
-)
-from robustad.metrics import (
-    PixelMetrics,
-    auroc,
-    average_precision,
-    brier,
-    ece_positive,
-    ece_top_label,
-    f1_max,
-    flag_auroc,
-    gmean_max,
-    nll,
-    rates_at,
-)
-from robustad.progress import track
-from robustad.verdict import Policy, binary_entropy
+from robustad.evaluation.batches import batches
+from robustad.evaluation.checks import checks_of, merged
+from robustad.evaluation.fixed import Fixed, calibration_report, learned, own
+from robustad.evaluation.hashes import detector_hash, joined_hash
+from robustad.evaluation.passes import attack_passes, clean_pass, run_shard, skipping_passes
+from robustad.evaluation.plan import Plan, Precision, Shard, check_shard
+from robustad.evaluation.probes import quick_checks
+from robustad.evaluation.result import CLEAN, Evaluation
+from robustad.evaluation.store import Store
+from robustad.evaluation.tally import Pass, condition
+from robustad.evaluation.work import Work
+from robustad.metrics import gmean_max
+from robustad.progress import counter, track
 
-FloatArray = npt.NDArray[np.float64]
 DEFAULT_ATTACKS = ("fgsm_probe", "fgsm", "pgd10")
-
-
-@dataclass
-class _Pass:
-    """What one condition gathers while the batches go by."""
-
-    name: str
-    pixel: PixelMetrics | None
-    score: list[float] = field(default_factory=list)
-    distance: float = 0.0
-    seconds: float = 0.0
 
 
 def evaluate(
@@ -67,9 +37,16 @@ def evaluate(
     *,
     calibration: Sequence[Sample] | None = None,
     attacks: Sequence[str] = DEFAULT_ATTACKS,
-    eps: float = 8 / 255,
+    eps: float | Sequence[float] = 8 / 255,
     pixel: bool = True,
     batch_size: int = 8,
+    restarts: int = 1,
+    seed: int = 0,
+    threshold: float | None = None,
+    precision: Precision = "fp32",
+    skip_beaten: bool = False,
+    store: str | Path | None = None,
+    resume: bool = True,
     dataset: str = "",
     category: str = "",
     progress: bool = False,
@@ -83,17 +60,40 @@ def evaluate(
     samples : sequence of Sample
         Labelled evaluation images with both classes.
     calibration : sequence of Sample, optional
-        Labelled images, none of them in `samples`, to fit Platt's curve, thresholds and the linear
-        probe on. Without them the detector's own calibrator and policy are used, if it has any.
+        Labelled images, none of them in `samples`, to fit Platt's curve, thresholds, the scale of
+        logits and the linear probe on. Without them the detector's own calibrator and policy are
+        used, if it has any.
     attacks : sequence of str, default ("fgsm_probe", "fgsm", "pgd10")
         Names as `robustad.attacks.preset` takes them. `fgsm_probe` needs `calibration` with masks;
         to objectives that look at masks, an anomalous image without one is anomalous everywhere.
-    eps : float in (0, 1], default 8/255
-        Radius of all attacks, each in its own norm.
+    eps : float or sequence of float in (0, 1], default 8/255
+        Radius of all attacks, each in its own norm; above 1 for l2 and l1 alone. With several, all
+        attacks run at each; the first is the one that tables show, the others make the curve.
     pixel : bool, default True
         Also compute pixel AUROC, AP and AUPRO, over the images that have masks.
     batch_size : int, default 8
         Images of equal prepared size attacked at once.
+    restarts : int, default 1
+        Of attacks that take restarts.
+    seed : int, default 0
+        Of everything random, together with each image's content: neither batches nor shards nor
+        other images change it.
+    threshold : float, optional
+        Image score from which the verdict is anomalous, for attacks that need one; default that
+        of the calibrator and policy, else the best G-mean of the clean evaluation images (which
+        only the attacker uses).
+    precision : {"fp32", "bf16"}, default "fp32"
+        Of the search; all scores are computed in float32.
+    skip_beaten : bool, default False
+        Leave out of further attacks the images that already count nothing in the worst-case AUROC,
+        which is proved not to change it (`robustad.evaluation.worst.beaten`). Only the worst case
+        is reported then, without pixel figures; its AUROC is exact, its other figures are those of
+        the attacks that were run.
+    store : str or Path, optional
+        Folder in which finished units of work are kept. The same call goes on where a killed one
+        stopped, and gives, on a CPU, bitwise the same result as one that was never interrupted.
+    resume : bool, default True
+        False computes everything anew and overwrites what the store has.
     dataset, category : str
         Names to record.
     progress : bool, default False
@@ -102,9 +102,11 @@ def evaluate(
     Returns
     -------
     Evaluation
-        With the clean pass, one condition an attack, and the worst case: each image's highest
-        score (normal) or lowest (anomalous) over the clean pass and all attacks. AUROC is monotone
-        in each score, so that worst case is exact.
+        With the clean pass, one condition an attack and radius, and for each radius the worst
+        case: each image's highest score (normal) or lowest (anomalous) over the clean pass and
+        everything that any attack tried within the radius. AUROC is monotone in each score, so
+        that worst case is exact. Pixels are not: per image the version with the smallest mean
+        margin of its patches counts (`robustad.evaluation.worst.pair_margin`).
 
     Raises
     ------
@@ -113,220 +115,186 @@ def evaluate(
     DataError
         If an image or mask cannot be read.
     """
-    for name in attacks:
-        preset(name)
-    if batch_size < 1:
-        raise InputError(f"batch_size: expected >= 1, got {batch_size}")
-    samples, held_out = list(samples), list(calibration or ())
-    _check(samples, held_out)
-    labels = np.array([sample.label for sample in samples])
-    total = len(samples) + len(held_out)
-    calibrator, policy, probe = detector.calibrator, detector.policy, None
-    if held_out:
-        steps = track(
-            batches(detector, held_out, batch_size), "calibrate", enabled=progress and total > 50
+    plan = Plan(
+        samples=list(samples),
+        held_out=list(calibration or ()),
+        attacks=tuple(attacks),
+        eps=eps,
+        pixel=pixel and not skip_beaten,
+        batch_size=batch_size,
+        restarts=restarts,
+        seed=seed,
+        threshold=threshold,
+        precision=precision,
+        skip_beaten=skip_beaten,
+    )
+    work = _work(detector, plan, store, resume, progress)
+    units = -(-len(plan.samples) // batch_size) * (1 + len(plan.cases))
+    with counter("evaluate", enabled=progress) as count:
+        work.done = _steps(count, units)
+        clean = _clean(work)
+        skipped = None
+        if skip_beaten:
+            passes, skipped = skipping_passes(work, clean)
+        else:
+            passes = attack_passes(work, clean, pixel=clean.pixel is not None)
+    result = _evaluation(work, clean, passes, dataset, category)
+    if skipped is not None:
+        result.settings["skipped"] = skipped
+    result.checks = merged(quick_checks(detector, plan.samples), checks_of(result))
+    return result
+
+
+def evaluate_shard(
+    detector: Detector,
+    samples: Sequence[Sample],
+    *,
+    shard: Shard,
+    store: str | Path,
+    calibration: Sequence[Sample] | None = None,
+    attacks: Sequence[str] = DEFAULT_ATTACKS,
+    eps: float | Sequence[float] = 8 / 255,
+    batch_size: int = 8,
+    restarts: int = 1,
+    seed: int = 0,
+    threshold: float | None = None,
+    precision: Precision = "fp32",
+    resume: bool = True,
+    progress: bool = False,
+) -> int:
+    """Do one part of an evaluation and keep it, to be put together later.
+
+    Parameters
+    ----------
+    shard : (int, int)
+        (i, n): attack every n-th batch from the i-th on, 1 <= i <= n. The clean pass, one forward
+        pass an image, is done for all images.
+    store : str or Path
+        Where the results go. Shards may share it or have one each, see
+        `robustad.evaluation.merge_stores`; `evaluate` with the same options and the filled store
+        computes nothing more and gives the result.
+    detector, samples, calibration, attacks, eps, batch_size, restarts, seed, threshold, precision
+        As `evaluate`; all samples, the same in every shard.
+    resume, progress
+        As `evaluate`.
+
+    Returns
+    -------
+    int
+        Units computed now, those found in the store not counted.
+
+    Raises
+    ------
+    InputError
+        As `evaluate`, or if `shard` is out of range.
+    """
+    place, parts = check_shard(shard)
+    plan = Plan(
+        samples=list(samples),
+        held_out=list(calibration or ()),
+        attacks=tuple(attacks),
+        eps=eps,
+        pixel=False,
+        batch_size=batch_size,
+        restarts=restarts,
+        seed=seed,
+        threshold=threshold,
+        precision=precision,
+    )
+    work = _work(detector, plan, store, resume, progress)
+    whole = -(-len(plan.samples) // batch_size)
+    units = whole + len(plan.cases) * len(range(place - 1, whole, parts))
+    with counter(f"shard {place}/{parts}", enabled=progress) as count:
+        work.done = _steps(count, units)
+        _clean(work)
+        run_shard(work, (place, parts))
+    return work.computed
+
+
+def _work(
+    detector: Detector, plan: Plan, store: str | Path | None, resume: bool, progress: bool
+) -> Work:
+    if detector.training:
+        raise InputError("detector: is in training mode; call detector.eval() before evaluating it")
+    return Work(
+        detector=detector,
+        detector_hash=detector_hash(detector),
+        plan=plan,
+        fixed=_fixed(detector, plan, progress),
+        store=None if store is None else Store(store),
+        reuse=resume,
+    )
+
+
+def _clean(work: Work) -> Pass:
+    """The clean pass, and the threshold that attacks need where nothing else fixes one."""
+    plan = work.plan
+    masks = any(sample.label == 1 and sample.mask is not None for sample in plan.samples)
+    clean = clean_pass(work, pixel=plan.pixel and masks)
+    needed = any("threshold" in preset(name).needs for name in plan.attacks)
+    if needed and work.fixed.threshold is None:
+        labels = [sample.label for sample in plan.samples]
+        work.fixed = replace(work.fixed, threshold=gmean_max(clean.score, labels).threshold)
+    return clean
+
+
+def _fixed(detector: Detector, plan: Plan, progress: bool) -> Fixed:
+    fixed = own(detector)
+    if plan.held_out:
+        held_out = track(
+            batches(detector, plan.held_out, plan.batch_size),
+            "calibrate",
+            total=-(-len(plan.held_out) // plan.batch_size),
+            enabled=False if len(plan.samples) + len(plan.held_out) <= 50 else progress,
         )
-        calibrator, policy, probe = _calibrate(detector, list(steps), attacks)
-    elif any(preset(name).objective == "probe" for name in attacks):
-        raise InputError("calibration: attack 'fgsm_probe' fits its probe on calibration images")
-    has_masks = pixel and _has_masks(samples)
-    passes = [_Pass(name, PixelMetrics() if has_masks else None) for name in (CLEAN, *attacks)]
-    for batch in track(
-        batches(detector, samples, batch_size),
-        "evaluate",
-        total=-(-len(samples) // batch_size),
-        enabled=progress,
-    ):
-        for one in passes:
-            _run(detector, batch, one, eps, probe)
+        names = [sample.name for sample in plan.held_out]
+        fixed = learned(detector, list(held_out), names, probe=plan.probes)
+    return fixed if plan.threshold is None else replace(fixed, threshold=plan.threshold)
+
+
+def _steps(count: Callable[[int, int], None], total: int) -> Callable[[], None]:
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        count(done, total)
+
+    return step
+
+
+def _evaluation(
+    work: Work, clean: Pass, passes: dict[str, Pass], dataset: str, category: str
+) -> Evaluation:
+    plan, samples, fixed = work.plan, work.plan.samples, work.fixed
+    labels = np.array([sample.label for sample in samples])
     conditions = {
-        one.name: _condition(one, labels, calibrator, policy, passes[0].score) for one in passes
+        one.name: condition(one, labels, fixed, clean.score) for one in (clean, *passes.values())
     }
-    if attacks:
-        conditions[WORST] = _worst(passes, labels, calibrator, policy)
-    report = None
-    if calibrator is not None:
-        names = [sample.name for sample in held_out]
-        report = _calibration_report(calibrator, policy, names, conditions[CLEAN], labels)
     return Evaluation(
-        method=detector.method,
+        method=work.detector.method,
         dataset=dataset,
         category=category,
         names=[sample.name for sample in samples],
         defects=[sample.defect for sample in samples],
         labels=labels.tolist(),
-        eps=eps,
+        eps=plan.radii[0],
+        epsilons=[*plan.radii] if plan.attacks else [],
         conditions=conditions,
-        calibration=report,
+        calibration=calibration_report(fixed, conditions[CLEAN], labels),
+        hashes={
+            "detector": work.detector_hash,
+            "data": joined_hash(work.hashes(range(len(samples)))),
+        },
         settings={
-            "attacks": list(attacks),
-            "batch_size": batch_size,
-            "detector": detector.config().model_dump(mode="json"),
+            "attacks": list(plan.attacks),
+            "batch_size": plan.batch_size,
+            "restarts": plan.restarts,
+            "seed": plan.seed,
+            "precision": plan.precision,
+            "threshold": fixed.threshold,
+            "detector": work.detector.config().model_dump(mode="json"),
             "torch": torch.__version__,
             "robustad": version("robustad"),
         },
-    )
-
-
-def _check(samples: list[Sample], held_out: list[Sample]) -> None:
-    overlap = sorted({sample.name for sample in samples} & {sample.name for sample in held_out})
-    if overlap:
-        raise InputError(
-            f"calibration: expected images that are not evaluated on, but {len(overlap)} are in "
-            f"both, first {overlap[0]!r}"
-        )
-    labels = [sample.label for sample in samples]
-    if set(labels) != {0, 1}:
-        raise InputError(
-            "samples: expected both normal and anomalous images, got "
-            f"{labels.count(0)} normal and {labels.count(1)} anomalous"
-        )
-
-
-def _calibrate(
-    detector: Detector, held_out: list[Batch], attacks: Sequence[str]
-) -> tuple[Calibrator, Policy, LinearProbe | None]:
-    with torch.no_grad():
-        scores = torch.cat([detector(batch.x) for batch in held_out])
-    labels = torch.cat([batch.label for batch in held_out])
-    calibrator, policy = fitted(scores.cpu().numpy(), labels.cpu().numpy())
-    probe = None
-    if any(preset(name).objective == "probe" for name in attacks):
-        if not isinstance(detector, FeatureScorer):
-            raise InputError(
-                f"detector: attack 'fgsm_probe' needs patch_features, which "
-                f"{type(detector).__name__} does not have"
-            )
-        known = [
-            (batch, [i for i, p in enumerate(batch.pixels) if p is not None]) for batch in held_out
-        ]
-        probe = LinearProbe.fit(
-            detector, ((batch.x[keep], batch.mask[keep]) for batch, keep in known if keep)
-        )
-    return calibrator, policy, probe
-
-
-def _has_masks(samples: list[Sample]) -> bool:
-    return any(sample.label == 1 and sample.mask is not None for sample in samples)
-
-
-def _run(
-    detector: Detector, batch: Batch, one: _Pass, eps: float, probe: LinearProbe | None
-) -> None:
-    start = time.perf_counter()
-    if one.name == CLEAN:
-        with torch.no_grad():
-            patch_scores = detector.patch_scores(batch.x)
-            score = detector.aggregate(patch_scores)
-    else:
-        result = attack(
-            detector,
-            batch.x,
-            label=batch.label,
-            mask=batch.mask,
-            attack=one.name,
-            eps=eps,
-            probe=probe,
-        )
-        patch_scores, score = result.patch_scores, result.score
-        one.distance = max(one.distance, float(result.distance.max()))
-    one.score += score.tolist()
-    one.seconds += time.perf_counter() - start
-    if one.pixel is not None:
-        _count_pixels(detector, batch, patch_scores, one.pixel)
-
-
-@torch.no_grad()
-def _count_pixels(
-    detector: Detector, batch: Batch, patch_scores: Tensor, pixel: PixelMetrics
-) -> None:
-    maps = detector.anomaly_map(patch_scores, (batch.x.shape[2], batch.x.shape[3]))
-    for anomaly_map, truth in zip(maps.cpu().numpy(), batch.pixels, strict=True):
-        if truth is not None:
-            pixel.update(anomaly_map, truth)
-
-
-def _condition(
-    one: _Pass,
-    labels: npt.NDArray[np.int64],
-    calibrator: Calibrator | None,
-    policy: Policy,
-    clean: list[float],
-) -> Condition:
-    score = np.asarray(one.score)
-    metrics = Metrics(
-        auroc=auroc(score, labels),
-        ap=average_precision(score, labels),
-        f1_max=f1_max(score, labels).value,
-        gmean_max=gmean_max(score, labels).value,
-    )
-    # masks may lose their few pixels when resized, which leaves nothing to measure
-    with suppress(InputError):
-        if one.pixel is not None:
-            found = one.pixel.compute()
-            metrics.pixel_auroc, metrics.pixel_ap = found.auroc, found.ap
-            metrics.aupro = found.aupro
-    condition = Condition(
-        name=one.name,
-        score=one.score,
-        metrics=metrics,
-        raw_entropy_mean=float(binary_entropy(score.clip(0.0, 1.0)).mean()),
-        distance=one.distance,
-        seconds=one.seconds,
-    )
-    if calibrator is not None:
-        probability = calibrator.predict_proba(score)
-        entropy = binary_entropy(probability)
-        metrics.fpr, metrics.fnr = rates_at(probability, labels, policy.threshold)
-        condition.probability, condition.entropy = probability.tolist(), entropy.tolist()
-        condition.entropy_mean = float(entropy.mean())
-        if policy.entropy_threshold is not None:
-            condition.flag_rate = float((entropy > policy.entropy_threshold).mean())
-        if one.name != CLEAN:
-            reference = binary_entropy(calibrator.predict_proba(np.asarray(clean)))
-            condition.flag_auroc = flag_auroc(reference, entropy)
-    return condition
-
-
-def _worst(
-    passes: list[_Pass],
-    labels: npt.NDArray[np.int64],
-    calibrator: Calibrator | None,
-    policy: Policy,
-) -> Condition:
-    scores = np.array([one.score for one in passes])
-    worst = np.where(labels == 0, scores.max(axis=0), scores.min(axis=0))
-    merged = _Pass(
-        WORST,
-        None,  # pixel metrics are not separable by image, so no exact worst case exists
-        worst.tolist(),
-        max(one.distance for one in passes),
-        sum(one.seconds for one in passes),
-    )
-    return _condition(merged, labels, calibrator, policy, passes[0].score)
-
-
-def _calibration_report(
-    calibrator: Calibrator,
-    policy: Policy,
-    names: list[str],
-    clean: Condition,
-    labels: npt.NDArray[np.int64],
-) -> CalibrationReport:
-    def measures(probability: FloatArray) -> Measures:
-        return Measures(
-            ece_positive=ece_positive(probability, labels),
-            ece_top_label=ece_top_label(probability, labels),
-            nll=nll(probability, labels),
-            brier=brier(probability, labels),
-        )
-
-    score = np.asarray(clean.score)
-    return CalibrationReport(
-        calibrator=calibrator.to_dict(),
-        names=names,
-        score_threshold=float(getattr(calibrator, "score_at", lambda p: p)(policy.threshold)),
-        entropy_threshold=policy.entropy_threshold,
-        before=measures(RawScore().predict_proba(score)),
-        after=measures(calibrator.predict_proba(score)),
     )

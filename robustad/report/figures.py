@@ -46,7 +46,7 @@ def roc(evaluation: Evaluation, key: str) -> str:
     def paint(figure: Figure) -> None:
         axes = _axes(figure, left=0.62, right=0.08, bottom=0.5, top=0.08)
         axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8, alpha=0.6)
-        for name in evaluation.conditions:
+        for name in evaluation.shown:
             fpr, tpr, _ = roc_curve(labels, evaluation.scores(name))
             colour, dashes, width = line_style(evaluation, name)
             # The worst case lies below the attack that it often coincides with.
@@ -63,7 +63,7 @@ def roc(evaluation: Evaluation, key: str) -> str:
 
     found = ", ".join(
         f"{condition_name(name)} {number(condition.metrics.auroc)}"
-        for name, condition in evaluation.conditions.items()
+        for name, condition in evaluation.shown.items()
     )
     return draw(f"{key}-roc", SQUARE, paint, alt=f"ROC curves. Area under each: {found}.")
 
@@ -85,7 +85,7 @@ def score_strips(evaluation: Evaluation, key: str) -> str:
 def entropy_strips(evaluation: Evaluation, key: str) -> str | None:
     """Histograms of the predictive entropy with the flag; None without a calibrator."""
     report = evaluation.calibration
-    if report is None or any(c.entropy is None for c in evaluation.conditions.values()):
+    if report is None or any(c.entropy is None for c in evaluation.shown.values()):
         return None
 
     def note(name: str) -> str:
@@ -134,7 +134,7 @@ def _strips(
     axis: str,
     span: tuple[float, float] | None = None,
 ) -> str:
-    names = list(evaluation.conditions)
+    names = list(evaluation.shown)
     anomalous = np.asarray(evaluation.labels) == 1
     edges = _edges(np.concatenate([values(name) for name in names]), limit, span)
     counts = {}

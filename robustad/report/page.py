@@ -14,6 +14,7 @@ from robustad.errors import InputError
 from robustad.evaluation import Evaluation, Example
 from robustad.evaluation.result import CLEAN, WORST
 from robustad.report import figures
+from robustad.report.curves import eps_figure, steps_figure
 from robustad.report.gallery import Card, amplification, cards, colour_stops
 from robustad.report.headline import findings, overview, verdict
 from robustad.report.summary import (
@@ -61,6 +62,8 @@ class Section:
     reliability: tuple[str, str] | None
     entropy: str | None
     entropies: list[tuple[str, str, str, str]]
+    curves: list[tuple[str, str]]
+    costs: list[tuple[str, str, str, str]]
     cards: list[Card]
     outlined: bool
     factor: int
@@ -156,7 +159,7 @@ def _section(
     key: str, evaluation: Evaluation, intervals: Intervals, examples: Sequence[Example]
 ) -> Section:
     legend = []
-    for name, condition in evaluation.conditions.items():
+    for name, condition in evaluation.shown.items():
         colour, dashes, _ = figures.line_style(evaluation, name)
         pattern = " ".join(f"{2 * length:g}" for length in dashes)
         legend.append(
@@ -184,8 +187,17 @@ def _section(
                 number(one.entropy_mean),
                 percent(one.flag_rate),
             )
-            for name, one in evaluation.conditions.items()
+            for name, one in evaluation.shown.items()
         ],
+        curves=[
+            (title, drawn)
+            for title, drawn in (
+                ("Over the radius", eps_figure(evaluation, key)),
+                ("Over the steps", steps_figure(evaluation, key)),
+            )
+            if drawn is not None
+        ],
+        costs=_costs(evaluation),
         cards=cards(examples, evaluation),
         outlined=any(one.mask is not None and one.mask.any() for one in examples),
         factor=amplification(evaluation.eps),
@@ -205,6 +217,17 @@ def _facts(evaluation: Evaluation) -> str:
     if not evaluation.attacks:
         return images
     return f"{images}; attacks change no pixel by more than {eps_text(evaluation.eps)}"
+
+
+def _costs(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
+    """Name of each attack, mean passes an image forward and backward, seconds an image."""
+    images = max(1, len(evaluation.labels))
+    return [
+        (name, f"{sum(one.forward) / images:.4g}", f"{sum(one.backward or []) / images:.4g}",
+         f"{one.seconds / images:.3g}")
+        for name, one in evaluation.shown.items()
+        if name not in (CLEAN, WORST) and one.forward
+    ]  # fmt: skip
 
 
 def _assigned(examples: Examples, evaluations: Sequence[Evaluation]) -> list[Sequence[Example]]:
@@ -248,7 +271,8 @@ def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
     rows = [("images", images_text(evaluation))]
     if evaluation.attacks:
         which = "l-infinity radius of all attacks, l2 where their name says so"
-        rows.append((f"eps ({which})", eps_text(evaluation.eps)))
+        radii = ", ".join(eps_text(eps) for eps in evaluation.epsilons or [evaluation.eps])
+        rows.append((f"eps ({which})", radii))
     report = evaluation.calibration
     if report is None:
         rows.append(("calibration", "none"))
@@ -258,7 +282,7 @@ def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
         rows.append(("score threshold", f"{report.score_threshold:.4g}"))
         if report.entropy_threshold is not None:
             rows.append(("entropy flag", f"{report.entropy_threshold:.4g} nats"))
-    for name, condition in evaluation.conditions.items():
+    for name, condition in evaluation.shown.items():
         if name != WORST and condition.seconds > 0.0:
             each = condition.seconds / max(1, len(evaluation.labels))
             rows.append((f"time an image, {name}", f"{each:.3g} s"))

@@ -89,7 +89,7 @@ def intervals_of(evaluation: Evaluation) -> Intervals:
     """Bootstrap intervals of the AUROC of every condition."""
     return {
         name: auroc_interval(evaluation.scores(name), evaluation.labels)
-        for name in evaluation.conditions
+        for name in evaluation.shown
     }
 
 
@@ -107,20 +107,20 @@ def gauges(evaluation: Evaluation, intervals: Intervals) -> list[Gauge]:
             condition.metrics.auroc,
             intervals[name],
         )
-        for name, condition in evaluation.conditions.items()
+        for name, condition in evaluation.shown.items()
     ]
 
 
 def conditions_table(evaluation: Evaluation, intervals: Intervals) -> Table:
     """Clean against each attack against the worst case; columns without any figure left out."""
     floor = trivial_f1(float(np.mean(evaluation.labels)))
-    conditions = evaluation.conditions.values()
+    conditions = evaluation.shown.values()
     kept = [
         (title, [one for one in columns if any(one.value(c) is not None for c in conditions)])
         for title, columns in column_groups(floor)
     ]
     rows = []
-    for name, condition in evaluation.conditions.items():
+    for name, condition in evaluation.shown.items():
         cells = [
             Cell(
                 column.text(column.value(condition)),
@@ -139,7 +139,7 @@ def overview_table(evaluations: Sequence[Evaluation], intervals: Sequence[Interv
     AUROC clean, under each attack that any evaluation has, and in the worst case; then average
     precision, pixel AUROC and AUPRO of the clean pass.
     """
-    names = list(dict.fromkeys(name for one in evaluations for name in one.conditions))
+    names = list(dict.fromkeys(name for one in evaluations for name in one.shown))
     names.sort(key=lambda name: (name != CLEAN, name == WORST))  # attacks stay as they came
     headings = [condition_name(name) for name in names] + ["AP", "px AUROC", "AUPRO"]
     figures = [_figures(one, names) for one in evaluations]

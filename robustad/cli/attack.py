@@ -1,0 +1,68 @@
+"""`robustad attack`: adversarial images of a folder, saved without loss."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustad.cli import common
+from robustad.errors import InputError
+
+
+def attack(
+    model: Annotated[
+        str,
+        typer.Argument(help="A saved .safetensors detector, an exported .onnx, or module:callable"),
+    ],
+    data: Annotated[Path, typer.Option("--data", help="Folder of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the adversarial images.")],
+    attack: Annotated[str, typer.Option("--attack", help="Name of the attack.")] = "pgd10",
+    eps: common.Eps = "8/255",
+    anomalous: Annotated[
+        bool,
+        typer.Option(
+            "--anomalous", help="Images without labels are anomalous, to be made to look normal."
+        ),
+    ] = False,
+    threshold: Annotated[
+        float | None, typer.Option(help="Image score from which the verdict is anomalous.")
+    ] = None,
+    restarts: Annotated[int, typer.Option(min=1, help="Of attacks that take restarts.")] = 1,
+    image_size: Annotated[
+        int, typer.Option(min=8, help="For module:callable: edge of the squares it takes.")
+    ] = 224,
+    seed: common.Seed = 0,
+    batch_size: common.BatchSize = 8,
+    device: common.Device = "auto",
+    json: common.Json = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Attack the images of a folder and save them: exact pixels, PNGs, and a manifest.
+
+    Labels come from the folder's layout (good beside defect folders); a plain folder is normal.
+    Saved are the worst images the attack saw, checked against eps and scored once more.
+    """
+    from robustad.evaluation.attacked import attack_folder
+    from robustad.evaluation.target import load_target
+
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"--out: expected a new or empty folder, {out} holds files")
+    saved = attack_folder(
+        load_target(model, image_size=image_size).to(common.parse_device(device)),
+        data,
+        out,
+        attack=attack,
+        eps=common.parse_eps(eps),
+        anomalous=anomalous,
+        threshold=threshold,
+        restarts=restarts,
+        seed=seed,
+        batch_size=batch_size,
+        progress=not quiet,
+    )
+    if json:
+        common.print_json(saved)
+        return
+    for one in saved:
+        print(f"{one['name']}  {one['clean_score']:.4g} -> {one['score']:.4g}")
+    common.say.print(f"wrote {len(saved)} images to {out}")
