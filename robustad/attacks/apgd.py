@@ -57,8 +57,9 @@ def apgd(
     -----
     Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", ICML 2020, algorithm 1; in l1 "Mind the Box", ICML 2021, algorithm 1.
-    There, entries that the box holds do not count among those that a step moves: where only few
-    entries move, the step would else be spent on them.
+    Two things differ in l1, both so that few entries can take all of the budget: entries that the
+    box holds do not count among those that a step moves, and where the best image no longer
+    improves, ever fewer move, down to one, and then again as many as the best image has changed.
 
     Runs start at the clean images unless `random` says otherwise. A problem's judge, where it has
     one, stands in for the objective's values throughout.
@@ -201,7 +202,7 @@ def _sparse_ascent(
     changed = _changed(problem, current)
     share = torch.where(changed > 0, changed / entries / SPARSER, torch.full_like(size, 0.2))
     changed = torch.where(changed > 0, changed, torch.full_like(size, entries))
-    look = max(int(0.04 * steps), 1)
+    look, checked = max(int(0.04 * steps), 1), values
     for step in range(1, steps + 1):
         move = sparse_direction(gradient, share, held(gradient, current)).mul_(
             size[:, None, None, None]
@@ -216,11 +217,15 @@ def _sparse_ascent(
             now = _changed(problem, top.images)
             sparser = now < 0.95 * changed
             size = torch.where(sparser, first, (size / SPARSER).clamp_min(SMALLEST * first))
-            share, changed = now / entries / SPARSER, now
-            rows = sparser[:, None, None, None]
+            # as sparse as the best image, or sparser where that no longer improves it
+            fewer = (top.values <= checked) & (share * entries > 1)
+            share = torch.where(fewer, share, now / entries) / SPARSER
+            changed, checked = now, top.values.clone()
+            again = sparser | fewer
+            rows = again[:, None, None, None]
             current = torch.where(rows, top.images, current)
             gradient = torch.where(rows, top.gradient, gradient)
-            values = torch.where(sparser, top.values, values)
+            values = torch.where(again, top.values, values)
     return top, current
 
 

@@ -137,8 +137,8 @@ def preset(name: str) -> Preset:
         A key of `PRESETS`, or a form: `pgd`, `apgd`, `mifgsm` or `difgsm` with a number of steps
         (1 to 9999999), then `_l2` or `_l1` for another ball than the l-infinity one, then `_` and
         one of `OBJECTIVES` (`image` by default): `pgd1000_l2_flip`. Or `segpgd`, `sea`, `caa`,
-        `a3`, `autoattack` or `adaptive` with `_l2` or (but for `autoattack`) `_l1`. Or one of `presets_blackbox`:
-        `square10000`, `fab_l2`.
+        `a3`, `autoattack` or `adaptive` with `_l2` or (but for `autoattack`) `_l1`. Or one
+        of `presets_blackbox`: `square10000`, `fab_l2`.
 
     Returns
     -------

@@ -89,8 +89,7 @@ def attack(
         Makes logits of patch scores for objectives that need them (`LogitScale.of_normal`);
         default: none for detectors whose scores are logits, else each image's own.
     calibrator : Calibrator, optional
-        From score to probability, for attacks that also evade the entropy flag; default the
-        detector's own, which only `adaptive` uses.
+        From score to probability: `adaptive` then also evades the entropy flag with `x_adv`.
     surrogate : PatchScorer, optional
         Differentiable stand-in for transfer attacks.
     probe : LinearProbe, optional
@@ -136,7 +135,7 @@ def attack(
         queries=queries,
         probe=probe,
         surrogate=surrogate,
-        calibrator=getattr(detector, "calibrator", None) if calibrator is None else calibrator,
+        calibrator=calibrator,
     )
     _check_options(options, chosen)
     if seeds is not None and len(seeds) != x.shape[0]:

@@ -50,9 +50,13 @@ Attacks: TypeAlias = Annotated[
     typer.Option(
         "--attack",
         # spelled out, as torch must not be imported for a help text; a test compares
-        help="Attacks to run: fgsm_probe, fgsm, pgd10, pgd100, pgd1000, pgd_l2, or "
-        "pgd<steps>[_l2|_l1][_<objective>] with an objective of image, flip, bce, image_relaxed, "
-        "section_l, segpgd, masked_ce, masked_ce_balanced, js, margin; e.g. pgd1000_flip.",
+        help="Attacks to run: fgsm_probe, fgsm, pgd10, pgd100, pgd1000, pgd_l2, pgd_l1, mifgsm, "
+        "difgsm, apgd, segpgd, sea, caa, a3, square, spsa, hopskipjump, fab, transfer, features, "
+        "guide, autoattack, adaptive; "
+        "(pgd|apgd|mifgsm|difgsm)<steps>[_l2|_l1][_<objective>] with an objective of image, flip, "
+        "bce, image_relaxed, section_l, segpgd, masked_ce, masked_ce_balanced, js, margin (e.g. "
+        "pgd1000_flip); (segpgd|sea|caa|a3|autoattack|adaptive)_(l2|l1); "
+        "(square|spsa|hopskipjump)[<queries>][_l2] or (fab|transfer|features|guide)[<steps>][_l2].",
     ),
 ]
 Eps: TypeAlias = Annotated[

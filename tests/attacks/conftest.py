@@ -58,6 +58,36 @@ def smooth():
     return build
 
 
+class Banked(nn.Module):
+    """A small k-NN detector: cosine distance of 2 x 2 patches' features to their nearest vector."""
+
+    def __init__(self, size, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 2, stride=2), nn.Tanh(), nn.Conv2d(6, 5, 1))
+        normal = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(99))
+        with torch.no_grad():
+            features = self.patch_features(normal).flatten(0, 1)
+        self.register_buffer("bank", nn.functional.normalize(features, dim=1))
+        self.eval()
+
+    def patch_features(self, x):
+        return self.body(x - 0.5).flatten(2).transpose(1, 2)
+
+    def patch_scores(self, x):
+        unit = nn.functional.normalize(self.patch_features(x), dim=2)
+        return 1 - (unit @ self.bank.T).amax(dim=2)
+
+    def aggregate(self, patch_scores):
+        return patch_scores.topk(3, dim=1).values.mean(dim=1)
+
+
+@pytest.fixture
+def banked():
+    """A k-NN detector with features and a bank, for images of a size."""
+    return lambda size=8, seed=0: Banked(size, seed)
+
+
 @pytest.fixture
 def images():
     def build(count=4, size=8, seed=0):

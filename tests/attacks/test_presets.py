@@ -1,8 +1,11 @@
+import re
+
 import pytest
 import torch
 
 from robustad.attacks import OBJECTIVES, PRESETS, attack, preset
-from robustad.attacks.presets import FORM
+from robustad.attacks.presets import BALL_FORM, FORM
+from robustad.attacks.presets_blackbox import FORM as OTHER_FORM
 from robustad.cli import common
 from robustad.errors import InputError
 from robustad.report.wording import condition_summary, objective
@@ -19,11 +22,16 @@ from robustad.report.wording import condition_summary, objective
         ("pgd1000_l2", 1000, "l2", "image"),
         ("pgd1000_l2_flip", 1000, "l2", "flip"),
         ("pgd3_l2_bce", 3, "l2", "bce"),
+        ("apgd50_l1_masked_ce_balanced", 50, "l1", "masked_ce_balanced"),
+        ("mifgsm5_image_relaxed", 5, "linf", "image_relaxed"),
+        ("difgsm7_l2", 7, "l2", "image"),
+        ("adaptive_l2", 240, "l2", "several"),
+        ("a3_l1", 50, "l1", "image"),
     ],
 )
 def test_names_say_steps_norm_and_objective(name, steps, norm, objective):
     found = preset(name)
-    assert (found.name, found.optimiser) == (name, "pgd")
+    assert (found.name, found.optimiser) == (name, re.match("[a-z]+", name)[0])
     assert (found.steps, found.norm, found.objective) == (steps, norm, objective)
 
 
@@ -47,20 +55,20 @@ def test_summaries_tell_attacks_apart():
 @pytest.mark.parametrize(
     "name",
     ["pgd", "pgd0", "pgd05", "pgd-1", "pgd10_", "pgd10_probe", "pgd10_flip_l2", "pgd10_l3", "PGD10",
-     "pgd10\n", " pgd10", "pgd12345678", "pgd10_flip_flip", "pgd\u0663", ""],
+     "pgd10\n", " pgd10", "autoattack_l1", "adaptive_l3", "square_l1", "fgsm_l2",
+     "pgd12345678", "pgd10_flip_flip", "pgd\u0663", ""],
 )  # fmt: skip
 def test_other_names_are_refused_with_the_form(name):
     with pytest.raises(InputError, match=r"attack: expected one of fgsm_probe, fgsm, pgd10, ") as e:
         preset(name)
-    assert "pgd<steps>[_l2|_l1][_<objective>] with an objective of image, flip, bce" in str(e.value)
+    assert f"{FORM} with an objective of image, flip, bce" in str(e.value)
     assert repr(name) in str(e.value)
 
 
 def test_help_and_errors_name_every_objective_and_preset():
     (_, option) = common.Attacks.__metadata__[0], common.Attacks.__metadata__[0].help
-    for name in (*OBJECTIVES, *PRESETS, "pgd<steps>[_l2|_l1][_<objective>]"):
+    for name in (*OBJECTIVES, *PRESETS, FORM, BALL_FORM, OTHER_FORM):
         assert name in option
-    assert FORM in option
 
 
 def test_reports_word_them():
