@@ -91,8 +91,8 @@ def nearest(
     restarts : int >= 1, default 1
         Runs; all but the first start at half the radius, in a random direction.
     search : int >= 0, default 20
-        Bisections at the end of a run, between the clean image and the nearest one found: straight, and
-        along the images that the box allows in the direction of its gradient.
+        Bisections at the end of a run, between the clean image and the nearest one found:
+        straight, and along the images that the box allows in the direction of its gradient.
 
     Returns
     -------

@@ -97,8 +97,8 @@ def test_callables_may_give_image_scores_as_tensors_arrays_or_lists(images, give
     patch = scorer.patch_scores(x)
     assert patch.shape == (3, 1)
     assert torch.allclose(scorer.aggregate(patch).float(), x.mean(dim=(1, 2, 3)))
-    found = attack(given, x, label=torch.tensor([0, 1, 0]), attack="square40", eps=EPS)
-    assert found.forward.tolist() == [40] * 3
+    found = attack(given, x, label=torch.tensor([0, 1, 0]), attack="square150", eps=EPS)
+    assert found.forward.tolist() == [150] * 3
     assert ((found.score - found.clean_score) * torch.tensor([1, -1, 1]) > 0).all()
 
 
