@@ -101,8 +101,8 @@ def nearest(
     -----
     Chen, Jordan and Wainwright, "HopSkipJumpAttack", IEEE S&P 2020, algorithm 2. Its first image
     is noise; between `pool` and noise we try ever stronger blurs of the image and its mean colour,
-    which hide many defects, and black and white. Their interval widths and probe radii (theta,
-    delta), meant for small images, are kept above what float32 resolves.
+    which hide many defects, black and white. Their interval widths and probe radii (theta, delta),
+    meant for small images, are kept above what float32 resolves.
     """
     _check(problem, iterations, queries, probes, trials, pool)
     done = already_crossed(problem)
