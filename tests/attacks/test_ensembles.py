@@ -41,6 +41,8 @@ def test_adaptive_costs_less_than_a_quarter_of_pgd1000(problem):
 def test_adaptive_is_the_strongest(problem, seed):
     ours = problem(seed)
     adaptive(ours)
+    harm = ours.sign * ours.detector.aggregate(ours.clean)
+    margin = ours.margin(ours.clean)
     others = {
         "pgd": lambda made: attack_with(made, "pgd1000", steps=300),
         "flip": lambda made: attack_with(made, "pgd300_flip"),
@@ -50,11 +52,10 @@ def test_adaptive_is_the_strongest(problem, seed):
     for run in others.values():
         theirs = problem(seed)
         run(theirs)
-        for kept in ("image", "pixel"):
-            best, other = getattr(ours.meter, kept).value, getattr(theirs.meter, kept).value
-            spread = float((other - other.mean()).abs().max()) + 1e-3
-            assert float((best - other).mean()) > -0.005 * spread
-            assert (best - other > -0.05 * spread).all()
+        for kept, clean in (("image", harm), ("pixel", margin)):
+            gains = [getattr(made.meter, kept).value - clean for made in (ours, theirs)]
+            assert float(gains[0].mean()) > 0.99 * float(gains[1].mean())
+            assert (gains[0] > 0.9 * gains[1]).all()
 
 
 def attack_with(made, name, **options):
@@ -121,7 +122,7 @@ def test_autoattack_says_when_it_leaves_fab_out(problem):
     level = problem(threshold=float(made.detector.aggregate(made.clean).mean()))
     autoattack(level, steps=3, queries=20)
     assert level.meter.flags == set()
-    assert (level.meter.backward > 9).all()
+    assert (level.meter.backward > 9).any()  # FAB leaves alone what is across already
     assert (level.meter.harm >= made.meter.harm - 1e-6).all()
 
 
