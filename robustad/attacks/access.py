@@ -213,7 +213,13 @@ class CallableScorer:
         InputError
             If the function gives anything else, or a score is NaN.
         """
-        given = self.function(x)
+        try:
+            given = self.function(x)
+        except RuntimeError as error:
+            # numpy takes no tensor that wants a gradient; such a function has none to give
+            if not x.requires_grad or "requires grad" not in str(error):
+                raise
+            given = self.function(x.detach())
         try:
             scores = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
         except (TypeError, ValueError) as error:

@@ -91,8 +91,8 @@ def nearest(
     restarts : int >= 1, default 1
         Runs; all but the first start at half the radius, in a random direction.
     search : int >= 0, default 20
-        Bisections at the end, between the clean image and the nearest one found: straight, and
-        along the images that the box allows in the direction of its gradient.
+        Bisections at the end of a run, between the clean image and the nearest one found:
+        straight, and along the images that the box allows in the direction of its gradient.
 
     Returns
     -------
@@ -117,18 +117,23 @@ def nearest(
     places = (~done).nonzero().flatten()
     if len(places):
         active = problem.aimed("image").select(places)
-        best, length = active.x.clone(), reach[places]
+        best, length = active.x, reach[places]
         for run in range(restarts):
             current = active.x if run == 0 else _start(active, length, run)
+            # a run of its own, searched to its end, so that more of them never do worse
+            made, far = active.x.clone(), torch.full_like(length, torch.inf)
             for _ in range(iterations):
                 current = _step(active, current, alpha_max, eta)
-                best, length, across = _update(active, current, best, length)
+                made, far, across = _update(active, current, made, far)
                 back = active.x + beta * (current - active.x)
                 current = torch.where(across[:, None, None, None], back, current)
-        hit = torch.isfinite(length).nonzero().flatten()
-        if search and len(hit):
-            near = active.select(hit)
-            best[hit], length[hit] = _search(near, best[hit], length[hit], eta, search)
+            hit = torch.isfinite(far).nonzero().flatten()
+            if search and len(hit):
+                near = active.select(hit)
+                made[hit], far[hit] = _search(near, made[hit], far[hit], eta, search)
+            nearer = far < length
+            best = torch.where(nearer[:, None, None, None], made, best)
+            length = torch.where(nearer, far, length)
         images[places], reach[places] = best, length
     return Nearest(images=images, distance=reach)
 

@@ -56,8 +56,8 @@ def value_and_gradient(
                 "needs a differentiable patch_scores, black-box attacks (square, spsa, "
                 "hopskipjump, transfer) do not"
             )
-    # one pass over the gradient: infinite and undefined entries show in the largest
-    largest = torch.linalg.vector_norm(gradient.flatten(1), ord=torch.inf, dim=1)
+    # infinite and undefined entries show in the largest
+    largest = gradient.abs().flatten(1).amax(dim=1)
     finite = torch.isfinite(largest)
     if not bool(finite.all()):
         if not lenient:

@@ -101,8 +101,8 @@ def nearest(
     -----
     Chen, Jordan and Wainwright, "HopSkipJumpAttack", IEEE S&P 2020, algorithm 2. Its first image
     is noise; between `pool` and noise we try ever stronger blurs of the image and its mean colour,
-    which hide many defects. Their interval widths and probe radii (theta, delta), meant for small
-    images, are kept above what float32 resolves.
+    which hide many defects, black and white. Their interval widths and probe radii (theta, delta),
+    meant for small images, are kept above what float32 resolves.
     """
     _check(problem, iterations, queries, probes, trials, pool)
     done = already_crossed(problem)
@@ -163,7 +163,7 @@ class _Attack:
                 assert pool is not None
                 candidates = [pool[trial + 1].to(clean).expand_as(clean)]
             elif trial == -1:
-                candidates = _blurred(clean)
+                candidates = _plainer(clean)
             else:
                 drawn = [torch.rand(clean.shape[1:], generator=one) for one in self.generators]
                 candidates = [torch.stack(drawn).to(clean)]
@@ -285,14 +285,15 @@ class _Attack:
         return result
 
 
-def _blurred(clean: Tensor) -> list[Tensor]:
-    """Ever stronger blurs of images, and last their mean colour."""
+def _plainer(clean: Tensor) -> list[Tensor]:
+    """Ever stronger blurs of images, their mean colour, black and white."""
     made, sigma = [], 1.0
     planes = clean.flatten(0, 1).unsqueeze(1)
     while 4 * sigma <= max(clean.shape[2:]):
         made.append(gaussian_blur(planes, sigma).reshape(clean.shape).clamp(0.0, 1.0))
         sigma *= 2
-    return [*made, clean.mean(dim=(2, 3), keepdim=True).expand_as(clean)]
+    mean = clean.mean(dim=(2, 3), keepdim=True).expand_as(clean)
+    return [*made, mean, torch.zeros_like(clean), torch.ones_like(clean)]
 
 
 def _check(

@@ -100,8 +100,10 @@ def random_start(x: Tensor, eps: float, *, seeds: Sequence[int], norm: Norm = "l
 
 def distance(x: Tensor, centre: Tensor, norm: Norm = "linf") -> Tensor:
     """Distance (B,) of images (B, 3, H, W) to others in a norm."""
-    order = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}[norm]
-    length: Tensor = torch.linalg.vector_norm((x - centre).flatten(1), ord=order, dim=1)
+    delta = (x - centre).flatten(1)
+    if norm == "linf":  # many times as fast as the norm of infinite order
+        return delta.abs_().amax(dim=1)
+    length: Tensor = torch.linalg.vector_norm(delta, ord=1 if norm == "l1" else 2, dim=1)
     return length
 
 

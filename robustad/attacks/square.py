@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustad.attacks.boundary import crossed
+from robustad.attacks.objectives import Scores
 from robustad.attacks.problem import Problem
 from robustad.errors import InputError
 
@@ -40,7 +41,8 @@ def square(problem: Problem, *, queries: int = 5000, p: float = 0.8, stop: bool 
     Returns
     -------
     Tensor, (B, 3, H, W)
-        Inside the ball: the candidate of highest objective.
+        Inside the ball: the candidate of highest objective; the clean image where none does
+        better, which takes no query to know.
 
     Raises
     ------
@@ -68,7 +70,13 @@ def square(problem: Problem, *, queries: int = 5000, p: float = 0.8, stop: bool 
     best = problem.project(search.first(problem, start.to(problem.x)))
     active, values = problem, torch.empty(0)
     places = torch.arange(len(problem), device=problem.x.device)
-    images, result = best, best.clone()
+    images, result = best, problem.x.clone()
+    reached = _of_clean(problem)
+
+    def keep_better() -> None:
+        better = values > reached[places]
+        result[places[better]], reached[places[better]] = images[better], values[better]
+
     for query in range(queries):
         if query == 0:
             candidates = images
@@ -83,14 +91,28 @@ def square(problem: Problem, *, queries: int = 5000, p: float = 0.8, stop: bool 
         if stop:
             done = crossed(active, scores.image) & better
             if bool(done.any()):
-                result[places] = images
+                keep_better()
                 keep = ~done
                 if not bool(keep.any()):
                     return result
                 active, places = active.select(keep), places[keep]
                 images, values = images[keep], values[keep]
-    result[places] = images
+    keep_better()
     return result
+
+
+def _of_clean(problem: Problem) -> Tensor:
+    """Objective (B,) of the clean images, whose patch scores are known."""
+    scores = Scores(
+        patch=problem.clean,
+        image=problem.detector.aggregate(problem.clean),
+        label=problem.label,
+        mask=problem.mask,
+        clean=problem.clean,
+        scale=problem.scale,
+        top=problem.top,
+    )
+    return problem.objective(scores).clone()
 
 
 def share(query: int, queries: int, p: float) -> float:

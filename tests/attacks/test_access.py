@@ -97,8 +97,13 @@ def test_callables_may_give_image_scores_as_tensors_arrays_or_lists(images, give
     patch = scorer.patch_scores(x)
     assert patch.shape == (3, 1)
     assert torch.allclose(scorer.aggregate(patch).float(), x.mean(dim=(1, 2, 3)))
-    found = attack(given, x, label=torch.tensor([0, 1, 0]), attack="square40", eps=EPS)
-    assert found.forward.tolist() == [40] * 3
+    differentiable = isinstance(given(x), torch.Tensor)
+    assert find_access(scorer, x) == ("white" if differentiable else "score")
+    if not differentiable:
+        with pytest.raises(InputError, match="no gradient to the images"):
+            attack(given, x, label=torch.tensor([0, 1, 0]), attack="pgd10", eps=EPS)
+    found = attack(given, x, label=torch.tensor([0, 1, 0]), attack="square150", eps=EPS)
+    assert found.forward.tolist() == [150] * 3
     assert ((found.score - found.clean_score) * torch.tensor([1, -1, 1]) > 0).all()
 
 
@@ -110,6 +115,14 @@ def test_callables_may_give_patch_scores_and_gradients(images):
     assert find_access(scorer, x) == "white"
     found = attack(scorer, x, label=torch.tensor([0, 1]), attack="pgd10", eps=EPS)
     assert (found.backward == 10).all()
+
+
+def test_errors_of_a_callable_are_passed_on(images):
+    def broken(x):
+        raise RuntimeError("camera is off")
+
+    with pytest.raises(RuntimeError, match="camera is off"):
+        find_access(as_scorer(broken), images(1))
 
 
 def test_booleans_are_decisions(images):

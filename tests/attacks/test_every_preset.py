@@ -1,6 +1,7 @@
 """What holds for every named attack, driven by one table of cases."""
 
 import dataclasses
+import re
 from itertools import pairwise
 
 import pytest
@@ -95,14 +96,16 @@ def test_results_are_in_the_ball_counted_and_scored_by_the_detector(case, name):
     assert torch.equal(found.success, (found.worst_score >= case.threshold) == (case.label == 0))
     if chosen.access in ("white", "transfer"):
         assert not torch.equal(found.x_adv, case.x)
-    if chosen.access == "white":
+    if "threshold" in chosen.needs:  # leaves alone what is across already
+        assert (found.forward > 0).any()
+    elif chosen.access == "white":
         assert (found.backward > 0).all()
         assert (found.forward >= found.backward).all()
-    else:
+    if chosen.access != "white":
         assert (found.backward == 0).all()
     if chosen.access in ("score", "decision"):
         assert (found.forward <= 600).all()
-        assert (found.forward > 0).all()
+        assert (found.forward > 0).any()
     assert all(parameter.requires_grad for parameter in detector.parameters())
     assert all(parameter.grad is None for parameter in detector.parameters())
 
@@ -116,7 +119,8 @@ def test_another_batch_size_changes_rounding_only(case, name):
         assert torch.allclose(part.worst_score, whole.worst_score[i : i + 2], atol=2e-3)
         assert torch.equal(part.forward, whole.forward[i : i + 2])
         close = (part.x_adv - whole.x_adv[i : i + 2]).abs() < 1e-4
-        assert float(close.float().mean()) > 0.9
+        # and a verdict on the boundary itself may be either one
+        assert float(close.float().mean()) > (0.9 if preset(name).access != "decision" else 0.5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,7 +149,9 @@ def test_attacks_with_objectives_of_their_own_take_no_other(case, name):
 def test_schedules_that_would_be_ignored_are_refused(case, name):
     refused = {"steps": 3, "step_size": 0.1, "random": True, "restarts": 2, "queries": 100}
     for option in set(refused) - preset(name).takes:
-        with pytest.raises(InputError, match=f"{option}: attack '{name}' does not take it"):
+        with pytest.raises(
+            InputError, match=f"{option}: attack '{name}' (does not take|is one step)"
+        ):
             case.run(name, **{option: refused[option]})
 
 
@@ -188,4 +194,5 @@ def test_names_and_summaries():
     assert len({preset(name).summary for name in NAMES}) == len(NAMES)
     assert all("\n" not in preset(name).summary for name in NAMES)
     for name in NAMES:
-        assert preset(name).norm == (name.split("_")[1] if "_l" in name else "linf")
+        ball = re.search("_(l[12])(_|$)", name)
+        assert preset(name).norm == (ball[1] if ball else "linf")

@@ -54,9 +54,11 @@ def test_masks_choose_the_patches_of_anomalous_images(images):
     change = (found.x_adv - x).abs().amax(dim=1)
     assert (change[0] > 0.02).float().mean() > 0.5
     row, column = divmod(5, 4)
-    inside = moved(detector, found.x_adv, x)[1, 5]
+    alone = moved(detector, found.x_adv, x)[1]
     everywhere = attack(detector, x, label=label, attack="features20", eps=0.05)
-    assert inside > moved(detector, everywhere.x_adv, x)[1, 5]
+    together = moved(detector, everywhere.x_adv, x)[1]
+    assert alone[5] >= 0.99 * together[5]
+    assert alone.sum() - alone[5] < 0.7 * (together.sum() - together[5])  # noise of the start
     assert change[1, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].max() > 0.02
 
 
@@ -70,7 +72,7 @@ def test_normal_images_score_higher(images):
 def test_detectors_without_features_are_refused(smooth, images):
     with pytest.raises(InputError, match="the features attack needs patch_features, which Scorer"):
         attack(smooth(), images(1), label=torch.tensor([0]), attack="features")
-    detector = Shown()
+    detector = smooth()
     detector.patch_features = lambda x: x.flatten(1)
     with pytest.raises(InputError, match=r"expected patch_features \(1, N, D\), got \(1, 192\)"):
         attack(detector, images(1), label=torch.tensor([0]), attack="features")

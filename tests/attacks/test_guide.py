@@ -13,6 +13,9 @@ LABEL = torch.tensor([0, 1, 0, 1])
 @pytest.fixture(scope="module")
 def fitted():
     x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.nn.functional.avg_pool2d(x, 9, stride=1, padding=4) * 2 - 0.5
+    x = x.clamp(0, 1)
+    x[3::2, :, 8:16, 8:16] = 1 - x[3::2, :, 8:16, 8:16].flip(3)
     return AnomalyDINO("filters", image_size=32, top_fraction=2).fit(x[:2]), x[2:]
 
 

@@ -78,13 +78,12 @@ def test_options_that_would_be_ignored_are_refused(fitted, name, option):
 
 def test_steps_queries_and_restarts_are_passed_on(fitted):
     detector, x = fitted
-    options = {"label": LABEL, "threshold": 10.0}  # cannot be reached: no image starts across it
+    # a threshold that cannot be reached: nothing is found, so nothing is searched
     fewer = attack(detector, x[:1], label=LABEL[:1], threshold=10.0, attack="fab", steps=2)
     more = attack(
         detector, x[:1], label=LABEL[:1], threshold=10.0, attack="fab", steps=2, restarts=2
     )
     assert int(more.backward) == 2 * int(fewer.backward) == 4
-    del options
     short = attack(
         detector, x, label=LABEL, attack="spsa", queries=2000, steps=1, step_size=0.02, eps=0.1
     )

@@ -48,7 +48,7 @@ def test_draws_do_not_depend_on_the_batch(smooth, images):
     for i in range(3):
         part = problem_of(scorer, x[i : i + 1], label[i : i + 1], seeds=[4 + i])
         values = [p.values(y) for p, y in ((part, spsa(part, **options)), (part, whole[i : i + 1]))]
-        assert torch.allclose(*values, atol=1e-4)
+        assert torch.allclose(*values, atol=1e-3)
 
 
 @pytest.mark.parametrize(
