@@ -76,8 +76,8 @@ def steps_curves(evaluation: Evaluation) -> list[Curve]:
     Returns
     -------
     list of Curve
-        One for each optimiser, norm and objective that ran with several numbers of steps, named
-        like `pgd_flip`; FGSM counts as PGD of one step.
+        One for each optimiser, norm and objective that ran with several numbers of steps above
+        one, named like `pgd_flip`; FGSM counts as PGD of one step.
     """
     families: dict[tuple[str, str, str], dict[int, Condition]] = {}
     for name in evaluation.attacks:
@@ -98,7 +98,7 @@ def steps_curves(evaluation: Evaluation) -> list[Curve]:
             ),
         )
         for kind, found in families.items()
-        if len(found) > 1
+        if len(found.keys() - {1}) > 1
     ]
 
 
