@@ -16,6 +16,7 @@ from robustad.attacks.objectives import (
     relaxed,
     section_l,
     segpgd,
+    smooth,
 )
 from robustad.calibration import Platt, RawScore
 from robustad.errors import InputError
@@ -187,3 +188,18 @@ def test_evading_takes_off_the_predictive_entropy(kind):
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="weight: expected a finite number >= 0"):
             evading(image, calibrator, weight)
+
+
+def test_the_smooth_maximum_tends_to_the_maximum():
+    found = scores(clean=torch.randn(3, 4, generator=torch.Generator().manual_seed(3)).double())
+    spread = found.clean.std(dim=1, unbiased=False)
+    sign = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)
+    exact = sign * found.patch.amax(dim=1)
+    assert torch.allclose(smooth(1e-3)(found), exact, atol=1e-3)
+    expected = sign * (found.patch / (0.5 * spread)[:, None]).exp().sum(dim=1).log() * 0.5 * spread
+    assert torch.allclose(smooth(0.5)(found), expected)
+    flat = scores(clean=torch.zeros(3, 4, dtype=torch.float64))
+    assert torch.isfinite(smooth(0.1)(flat)).all()
+    for share in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="share: expected a finite number > 0"):
+            smooth(share)

@@ -1,7 +1,7 @@
 """What an attack maximises, image by image."""
 
 from robustad.attacks.objectives.entropy import entropy, evading
-from robustad.attacks.objectives.image import image, image_relaxed, relaxed
+from robustad.attacks.objectives.image import image, image_relaxed, relaxed, smooth
 from robustad.attacks.objectives.patch import (
     bce,
     flip,
@@ -72,6 +72,7 @@ __all__ = [
     "resolve",
     "section_l",
     "segpgd",
+    "smooth",
 ]
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from robustad.attacks.objectives.scores import Objective, Scores
+from robustad.errors import InputError
 
 
 def image(scores: Scores) -> Tensor:
@@ -45,6 +46,38 @@ def relaxed(times: int | None) -> Objective:
         return scores.sign * top.mean(dim=1)
 
     return image_relaxed
+
+
+def smooth(share: float) -> Objective:
+    """`(1 - 2y) T logsumexp(s / T)`: the largest patch score, and all near it by how near.
+
+    Parameters
+    ----------
+    share : float > 0
+        T as a share of the standard deviation of each image's clean patch scores.
+
+    Returns
+    -------
+    Objective
+        Falls only if all of the largest patches fall: following the largest alone, as the image
+        score's gradient does, raises others meanwhile.
+
+    Raises
+    ------
+    InputError
+        If `share` is not above 0.
+    """
+    if not 0 < share < float("inf"):
+        raise InputError(f"share: expected a finite number > 0, got {share}")
+
+    def image_smooth(scores: Scores) -> Tensor:
+        clean = scores.patch.detach() if scores.clean is None else scores.clean
+        spread = clean.std(dim=1, unbiased=False)
+        temperature = share * torch.where(spread > 0, spread, torch.ones_like(spread))
+        exponents = scores.patch / temperature[:, None]
+        return scores.sign * temperature * torch.logsumexp(exponents, dim=1)
+
+    return image_smooth
 
 
 image_relaxed = relaxed(4)
