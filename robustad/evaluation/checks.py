@@ -150,9 +150,16 @@ def _black_box(evaluation: Evaluation) -> Check:
     name = "black_box_stronger"
 
     def pick(found: list[tuple[str, Preset, Condition]]) -> tuple[str, str] | None:
-        blind = [n for n, p, _ in found if p.access != "white"]
-        seeing = [n for n, p, _ in found if p.access == "white" and p.objective != "probe"]
-        return _strongest_two(evaluation, found, blind, seeing)
+        pairs = []
+        for norm in ("linf", "l2", "l1"):  # a radius means another ball in another norm
+            same = [(n, p, c) for n, p, c in found if p.norm == norm]
+            blind = [n for n, p, _ in same if p.access != "white"]
+            seeing = [n for n, p, _ in same if p.access == "white" and p.objective != "probe"]
+            pair = _strongest_two(evaluation, same, blind, seeing)
+            if pair is not None:
+                moved = {n: harm(evaluation, c) for n, _, c in same}
+                pairs.append((moved[pair[0]] - STRONGER * moved[pair[1]], pair))
+        return max(pairs)[1] if pairs else None
 
     return _compare(
         evaluation,

@@ -127,6 +127,10 @@ def test_what_cannot_be_told_is_not_asked():
 def test_attacks_on_another_objective_or_norm_are_not_compared():
     found = evaluation({"fgsm": (0.05,), "pgd10_l2": (0.01,), "pgd10_flip": (0.01,)})
     assert fired(checks_of(found)) == set()
+    apart = {"square200": (0.05,), "pgd10_l2": (0.01,)}
+    assert fired(checks_of(evaluation(apart))) == set()
+    both = {**apart, "pgd10": (0.06,), "square200_l2": (0.02,)}
+    assert fired(checks_of(evaluation(both))) == {"black_box_stronger"}
 
 
 def test_restarts():
