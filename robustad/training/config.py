@@ -166,8 +166,9 @@ class OptimiserConfig(_Section):
     repeats : int >= 1
         Times every training image is drawn an epoch, each time with another pseudo-anomaly.
     chunk : int or None
-        Images a forward and backward pass; gradients of chunks add up to those of the batch, so
-        that this only bounds memory (batch normalisation sees chunks).
+        Images a forward and backward pass, in the attack too; gradients of chunks add up to those
+        of the batch, so that this only bounds memory (batch normalisation sees chunks). None
+        takes as many as suit the device: all on a GPU, what its caches hold on a CPU.
     """
 
     epochs: int = Field(default=300, ge=1)

@@ -23,6 +23,7 @@ from robustad.training.loss import (
     patch_targets,
     term_weights,
 )
+from robustad.training.portions import images_at_once, portions
 from robustad.training.regulariser import layer_weights, regulariser
 
 
@@ -83,6 +84,7 @@ class Step:
         self.layers = layer_weights(config.regulariser, network)
         self.attack_dtype = resolve(config.attack_precision, device)
         self.dtype = resolve(config.precision, device)
+        self.at_once = config.optimiser.chunk or images_at_once(network, device)
 
     def attacked(
         self,
@@ -123,19 +125,22 @@ class Step:
             )
         if not strength or not self.config.attack.steps:
             return Batch(x, target, known, normal.shape[0])
-        adv = adversarial(
-            self.network,
-            x,
-            target,
-            self.config.attack,
-            top_k=self.top_k,
-            seeds=start_seeds,
-            start=None if start is None else x + start,
-            strength=strength,
-            dtype=self.attack_dtype,
-        )
+        adv = [
+            adversarial(
+                self.network,
+                x[part],
+                target[part],
+                self.config.attack,
+                top_k=self.top_k,
+                seeds=start_seeds[part],
+                start=None if start is None else x[part] + start[part],
+                strength=strength,
+                dtype=self.attack_dtype,
+            )
+            for part in portions(x.shape[0], self.at_once)
+        ]
         return Batch(
-            torch.cat([x, adv]),
+            torch.cat([x, *adv]),
             torch.cat([target, target]),
             torch.cat([known, known]),
             normal.shape[0],
@@ -153,11 +158,9 @@ class Step:
         )
         self.trained.train()
         self.optimiser.zero_grad(set_to_none=True)
-        chunk = config.optimiser.chunk or images
         total = torch.zeros(2, device=self.device)
-        for first in range(0, images, chunk):
-            part = slice(first, first + chunk)
-            last = first + chunk >= images
+        for part in portions(images, self.at_once):
+            last = part.stop == images
             shared = isinstance(self.trained, DistributedDataParallel) and not last
             with self.trained.no_sync() if shared else nullcontext():  # type: ignore[operator]
                 with autocast(self.device, self.dtype):
