@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from fractions import Fraction
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from robustad.foreground import ForegroundConfig
 from robustad.networks import NetworkConfig
@@ -14,8 +15,21 @@ Precision = Literal["auto", "float32", "bfloat16"]
 TrainingObjective = Literal["flip", "bce", "image", "mixed"]
 
 
+def _ratio(value: Any) -> Any:
+    """Read a fraction such as 8/255, which YAML takes for a text; anything else is passed on."""
+    if isinstance(value, str) and "/" in value:
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+Ratio = Annotated[float, BeforeValidator(_ratio)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ScoreConfig(_Section):
@@ -42,7 +56,7 @@ class AttackConfig(_Section):
     Attributes
     ----------
     eps : float in (0, 1]
-        l-infinity radius.
+        l-infinity radius; a text such as `8/255` will do, also for `step_size`.
     steps : int >= 0
         Gradient steps; 0 trains on clean images alone.
     step_size : float or None
@@ -63,9 +77,9 @@ class AttackConfig(_Section):
         value: what a network learns first on clean images makes attacked training shorter.
     """
 
-    eps: float = Field(default=8 / 255, gt=0, le=1)
+    eps: Ratio = Field(default=8 / 255, gt=0, le=1)
     steps: int = Field(default=10, ge=0)
-    step_size: float | None = Field(default=None, gt=0)
+    step_size: Ratio | None = Field(default=None, gt=0)
     objective: TrainingObjective = "flip"
     start: Literal["zero", "random", "warm"] = "random"
     keep: Literal["best", "last"] = "best"
