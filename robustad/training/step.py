@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from robustad.networks import PatchNetwork
 from robustad.pseudo import PseudoAnomalies
 from robustad.training.config import Precision, TrainingConfig
+from robustad.training.distributed import Processes
 from robustad.training.inner import adversarial, autocast
 from robustad.training.loss import (
     image_loss,
@@ -55,9 +57,7 @@ class Step:
     Parameters
     ----------
     network : PatchNetwork
-        Attacked as it is.
-    trained : nn.Module
-        The same network, perhaps wrapped for several processes or compiled.
+        Attacked as it is, and trained; wrapped here if it is to be compiled or shared.
     optimiser : Optimizer
         Of its parameters.
     pseudo : PseudoAnomalies
@@ -66,21 +66,29 @@ class Step:
         Of the run.
     top_k : int or float
         Patches (or their share) in the image score.
+    processes : Processes
+        This process among those of the run.
     """
 
     def __init__(
         self,
         network: PatchNetwork,
-        trained: nn.Module,
         optimiser: Optimizer,
         pseudo: PseudoAnomalies,
         config: TrainingConfig,
         *,
         top_k: int | float,
-        device: torch.device,
+        processes: Processes,
     ) -> None:
-        self.network, self.trained, self.optimiser = network, trained, optimiser
-        self.pseudo, self.config, self.top_k, self.device = pseudo, config, top_k, device
+        self.network, self.optimiser = network, optimiser
+        self.pseudo, self.config, self.top_k = pseudo, config, top_k
+        self.processes, device = processes, processes.device
+        self.device = device
+        # What is called in place of the network: ten of eleven passes are the attacks'.
+        self.attackee: Any = torch.compile(network) if config.compile else network
+        self.trained: nn.Module = self.attackee
+        if processes.count > 1:
+            self.trained = DistributedDataParallel(self.attackee)
         self.layers = layer_weights(config.regulariser, network)
         self.attack_dtype = resolve(config.attack_precision, device)
         self.dtype = resolve(config.precision, device)
@@ -127,7 +135,7 @@ class Step:
             return Batch(x, target, known, normal.shape[0])
         adv = [
             adversarial(
-                self.network,
+                self.attackee,
                 x[part],
                 target[part],
                 self.config.attack,
@@ -147,9 +155,9 @@ class Step:
         )
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """Change the weights once; return the losses.
+        """Change the weights once; return the losses and the norm of their gradient.
 
-        A loss that is not finite leaves the weights as they are.
+        If one of them is not finite, the weights stay as they are, in every process.
         """
         config = self.config
         images = batch.x.shape[0]
@@ -173,14 +181,16 @@ class Step:
                     penalty = each.sum() / images
                 torch.autograd.backward(loss + penalty)
             total += torch.stack([loss.detach(), penalty.detach()])
-        loss, penalty = total.tolist()
-        figures = {"loss": loss, "regulariser": penalty}
-        if not math.isfinite(loss + penalty):
-            return figures
-        if config.optimiser.clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.optimiser.clip)
-            figures["gradient_norm"] = float(norm)
-        self.optimiser.step()
+        loss, penalty = self.processes.mean(total).tolist()
+        # Gradients are those of all processes by now.
+        trained = [p for p in self.network.parameters() if p.grad is not None]
+        if config.optimiser.clip is None:
+            norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        else:
+            norm = nn.utils.clip_grad_norm_(trained, config.optimiser.clip)
+        figures = {"loss": loss, "regulariser": penalty, "gradient_norm": float(norm)}
+        if all(math.isfinite(figure) for figure in figures.values()):
+            self.optimiser.step()
         return figures
 
     def _entropy(self, logits: Tensor, batch: Batch, part: slice) -> Tensor:
