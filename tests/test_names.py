@@ -8,7 +8,6 @@ from robustad._names import suggestion
     [
         ("robst", ["paper", "robust"], "; did you mean robust?"),
         ("attack.epochs", ["optimiser.epochs", "attack.eps"], "; did you mean optimiser.epochs?"),
-        ("long.size", ["a.size", "b.size"], ""),  # two have that name, and neither is near
         ("qqq", ["paper", "robust"], ""),
         ("", ["paper"], ""),
         ("paper", [], ""),

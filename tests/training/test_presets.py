@@ -77,7 +77,7 @@ def test_a_configuration_is_changed_without_a_file():
     [
         (
             "optimiser.epoch=7",
-            r"optimiser.epoch: .* no such field; did you mean optimiser.epochs\?",
+            r"optimiser.epoch: .*; did you mean optimiser.epochs\?",
         ),
         ("optimizer.epochs=7", r"optimizer.epochs: .*; did you mean optimiser.epochs\?"),
         ("epochs=7", r"epochs: there is no such field; did you mean optimiser.epochs\?"),
