@@ -225,7 +225,9 @@ def _cache(
     if weights is not None and Path(weights).is_file():
         # The file's content counts, not where it lies.
         parameters["weights"] = file_digest(Path(weights))
-    parameters["geometry"] = [geometry.size, geometry.multiple, geometry.square]
+    # Of squares nothing is cut off that are whole multiples: previews and training share masks.
+    whole = geometry.square and geometry.size % geometry.multiple == 0
+    parameters["geometry"] = [geometry.size, 1 if whole else geometry.multiple, geometry.square]
     return MaskCache(chosen, parameters)
 
 

@@ -115,9 +115,12 @@ def _validated(source: str, document: dict[str, Any]) -> TrainingConfig:
 
 def _place(loc: tuple[int | str, ...]) -> str:
     """Dotted name of a field, without the kind of value that was tried last."""
-    tried = str(loc[-1]) if loc else ""
-    parts = loc[:-1] if tried in ("float", "int", "str") or "[" in tried else loc
-    return ".".join(map(str, parts))
+    known = fields(TrainingConfig)
+    parent = ".".join(map(str, loc[:-1]))
+    # Below a section or a mapping there are names; below any other field, kinds of value.
+    named = {*OPEN, *(name.rpartition(".")[0] for name in known)}
+    tried = parent in known and parent not in named and isinstance(loc[-1], str)
+    return parent if tried else ".".join(map(str, loc))
 
 
 def fields(model: type[BaseModel]) -> list[str]:
