@@ -21,6 +21,7 @@ from robustad.cli import (
     reproduce,
     reproduce_patchguard,
     train,
+    watch,
 )
 
 
@@ -65,6 +66,7 @@ app.command(cls=ManyValues)(predict.predict)
 app.command(cls=ManyValues)(preview.preview)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
+app.command(cls=ManyValues)(watch.watch)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
 reproduce.app.command(name="patchguard", cls=ManyValues)(reproduce_patchguard.patchguard)
 app.add_typer(reproduce.app, name="reproduce")

@@ -150,7 +150,9 @@ def verify(
         times this, if that is more.
     map_tolerance : float, default 1e-4
         The same for patch scores and anomaly map.
-    providers, threads
+    providers : sequence of str, optional
+        See `robustad.runtime.load`; by default the CPU, also where there is a GPU.
+    threads : int, optional
         See `robustad.runtime.load`.
 
     Returns
@@ -173,7 +175,7 @@ def verify(
     for name, value in (("score_tolerance", score_tolerance), ("map_tolerance", map_tolerance)):
         if not value >= 0:
             raise InputError(f"{name}: expected >= 0, got {value}")
-    file = load(path, providers=providers, threads=threads)
+    file = load(path, providers=["cpu"] if providers is None else providers, threads=threads)
     differences, largest = dict.fromkeys(OUTPUTS, 0.0), dict.fromkeys(OUTPUTS, 1.0)
     flips, shapes = 0, []
     with torch.no_grad(), evaluation_mode(detector):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ import numpy.typing as npt
 from robustad.errors import InputError, StateError, VerificationError
 from robustad.prediction import Prediction
 from robustad.runtime import _metadata
-from robustad.runtime._session import open_session
+from robustad.runtime._binding import Binding
+from robustad.runtime._session import check_file, device_of, open_session
 from robustad.runtime.batches import batches, stack
 from robustad.runtime.golden import golden_outputs, read_golden
+from robustad.runtime.integrity import Integrity, check_integrity
 from robustad.verdict import Policy, binary_entropy
 
 if TYPE_CHECKING:
@@ -28,8 +31,13 @@ def load(
     *,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
+    spinning: bool = True,
+    provider_options: Mapping[str, Mapping[str, str]] | None = None,
+    io_binding: bool | None = None,
     calibration: tuple[float, float] | None = None,
     policy: Policy | None = None,
+    integrity: Integrity = "auto",
+    sha256: str | None = None,
 ) -> OnnxDetector:
     """Load a file written by `robustad.export_onnx`.
 
@@ -39,15 +47,28 @@ def load(
         The `.onnx` file; a bank of over 2 GB lies in `.onnx.data` beside it.
     providers : sequence of str, optional
         onnxruntime's execution providers in order of preference, `CUDAExecutionProvider` or
-        `cuda` for short; by default the CPU alone. One that is missing is replaced by the CPU,
-        with a warning.
+        `cuda` for short. By default CUDA where the installed onnxruntime has it, else the CPU.
+        One that is missing or does not start is replaced by the CPU, with a warning.
     threads : int, optional
         Threads inside an operation; by default as many as there are cores.
+    spinning : bool, default True
+        Whether threads wait busily for their next operation: lower latency, but an idle model
+        then slows down other programs on the same cores for a while.
+    provider_options : mapping, optional
+        onnxruntime's options by provider, for instance `{"cuda": {"device_id": "1"}}`.
+    io_binding : bool, optional
+        Keep inputs and outputs in buffers on the device; by default where CUDA runs.
     calibration : (float, float), optional
         Slope and intercept to use in place of the file's own:
         probability = sigmoid(slope * score + intercept).
     policy : Policy, optional
         To use in place of the file's own.
+    integrity : {"auto", "require", "skip"}, default "auto"
+        Compare the file and its `.data` with the SHA-256 manifest beside it: where there is one,
+        always (a file without is refused), or never.
+    sha256 : str, optional
+        SHA-256 that the manifest itself must have, known from a place that nobody who can write
+        to this folder can change. Implies `integrity="require"`.
 
     Returns
     -------
@@ -59,7 +80,8 @@ def load(
     InputError
         If there is no such file or an option is out of range.
     StateError
-        If the file is truncated, no ONNX, not exported by robustad, or by a newer version.
+        If the file is truncated, no ONNX, of an operator set that does not fit, not exported by
+        robustad or by a newer version, or differs from its manifest.
     MissingDependencyError
         If onnxruntime is not installed.
 
@@ -68,9 +90,12 @@ def load(
     UserWarning
         If a provider that was asked for is not there.
     """
-    session = open_session(path, providers, threads)
+    check_integrity(check_file(path), integrity, sha256=sha256)
+    session = open_session(
+        path, providers, threads, spinning=spinning, provider_options=provider_options
+    )
     metadata = _metadata.parse(session.get_modelmeta().custom_metadata_map, str(path))
-    detector = OnnxDetector(session, metadata, name=str(path))
+    detector = OnnxDetector(session, metadata, name=str(path), io_binding=io_binding)
     if calibration is not None:
         detector.calibration = calibration
     if policy is not None:
@@ -91,7 +116,14 @@ class OnnxDetector:
         Maps probabilities to verdicts; can be replaced.
     """
 
-    def __init__(self, session: Any, metadata: dict[str, Any], *, name: str) -> None:
+    def __init__(
+        self,
+        session: Any,
+        metadata: dict[str, Any],
+        *,
+        name: str,
+        io_binding: bool | None = None,
+    ) -> None:
         inputs = [value.name for value in session.get_inputs()]
         outputs = [value.name for value in session.get_outputs()]
         if inputs != [_metadata.INPUT] or set(_metadata.OUTPUTS) - set(outputs):
@@ -100,6 +132,9 @@ class OnnxDetector:
                 f"{', '.join(_metadata.OUTPUTS)}, got {inputs} and {outputs}"
             )
         self._session = session
+        device = device_of(session)
+        bound = device[0] != "cpu" if io_binding is None else io_binding
+        self._binding = Binding(session, *device) if bound else None
         self._name = name
         self._calibration: tuple[float, float] | None = None
         self.metadata = metadata
@@ -170,7 +205,8 @@ class OnnxDetector:
             values = (np.array(value, np.float32) for value in self._calibration)
             feeds |= dict(zip(_metadata.CALIBRATION, values, strict=True))
         names = list(outputs)
-        return dict(zip(names, self._session.run(names, feeds), strict=True))
+        runner = self._session if self._binding is None else self._binding
+        return dict(zip(names, runner.run(names, feeds), strict=True))
 
     def patch_scores(self, x: FloatArray) -> FloatArray:
         """Patch scores (B, N) of prepared images (B, 3, H, W); see `run`."""
@@ -237,6 +273,36 @@ class OnnxDetector:
             patch_scores=grids,
             anomaly_map=maps,
         )
+
+    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> float:
+        """Run the golden input in batches of these sizes: the first run is the slow one.
+
+        Parameters
+        ----------
+        batch_sizes : sequence of int >= 1, default (1,)
+            Those that will occur.
+
+        Returns
+        -------
+        float
+            Seconds that the last batch took: how long one takes from now on.
+
+        Raises
+        ------
+        InputError
+            If there is no batch size, or one is below 1.
+        StateError
+            If the file holds no golden input that this version knows.
+        """
+        if not batch_sizes or min(batch_sizes) < 1:
+            raise InputError(f"batch_sizes: expected sizes >= 1, got {list(batch_sizes)}")
+        x, _ = read_golden(self.metadata, self._name)
+        for size in batch_sizes:
+            batch = x.repeat(size, axis=0)
+            self.run(batch)
+        start = time.perf_counter()
+        self.run(batch)
+        return time.perf_counter() - start
 
     def check_golden(self, *, tolerance: float = 1e-3) -> float:
         """Run the golden input and compare with the outputs stored at export.

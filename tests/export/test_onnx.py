@@ -17,6 +17,7 @@ from robustad.calibration import Platt
 from robustad.detectors import AnomalyDINO
 from robustad.errors import InputError, NotFittedError
 from robustad.export import ArtefactMetadata, export_onnx
+from robustad.runtime.integrity import check_integrity
 from robustad.verdict import binary_entropy
 
 OUTPUTS = ["score", "probability", "entropy", "patch_scores", "anomaly_map"]
@@ -176,7 +177,7 @@ def test_export_is_quiet_and_leaves_the_detector_as_it_was(
     assert not recwarn.list
     assert detector.training
     assert part.fused_attn
-    assert names_in(tmp_path / "new") == ["model.onnx"]
+    assert names_in(tmp_path / "new") == ["model.onnx", "model.onnx.sha256"]
     [entry] = session_of(tmp_path / "new" / "model.onnx").get_inputs()
     assert entry.shape == ["batch", 3, 32, 64]
 
@@ -209,7 +210,9 @@ def test_large_models_keep_their_tensors_beside_them(tmp_path, monkeypatch, mask
     monkeypatch.setattr(onnx_module, "EXTERNAL_BYTES", 1000)
     for _ in range(2):  # the second time over the first
         export_onnx(masked.detector, path)
-        assert names_in(tmp_path) == ["large.onnx", "large.onnx.data"]
+        manifest = "large.onnx.sha256"
+        assert names_in(tmp_path) == ["large.onnx", "large.onnx.data", manifest]
+        assert check_integrity(path) == ["large.onnx", "large.onnx.data"]
         assert path.stat().st_size < masked.path.stat().st_size - 20_000
         x = make_batch(2, 64, 72, seed=9)
         assert_agrees(masked.detector, session_of(path), x)
@@ -221,7 +224,8 @@ def test_large_models_keep_their_tensors_beside_them(tmp_path, monkeypatch, mask
     monkeypatch.undo()
     monkeypatch.setattr(trace_module, "trace", lambda *_, **__: (ir.load(masked.path), True))
     export_onnx(masked.detector, path)
-    assert names_in(tmp_path) == ["elsewhere", "large.onnx"]
+    assert names_in(tmp_path) == ["elsewhere", "large.onnx", manifest]
+    assert check_integrity(path, "require") == ["large.onnx"]
 
 
 @pytest.mark.parametrize("where", ["trace", "save"])
