@@ -1,6 +1,6 @@
 """Measures of ranking, localisation, calibration and the entropy flag: arrays in, floats out."""
 
-from robustad.metrics.bootstrap import Interval, auroc_interval
+from robustad.metrics.bootstrap import Interval, auroc_interval, bootstrap_interval
 from robustad.metrics.calibration import (
     ReliabilityCurve,
     brier,
@@ -35,6 +35,7 @@ __all__ = [
     "auroc",
     "auroc_interval",
     "average_precision",
+    "bootstrap_interval",
     "brier",
     "ece_positive",
     "ece_top_label",
