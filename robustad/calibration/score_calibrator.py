@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -398,8 +398,7 @@ class ScoreCalibrator(ABC, Generic[S]):
         return self._state
 
     def _made(self, state: Mapping[str, Any]) -> S:
-        made: Any = self._kind.model_validate({"method": self.method, **state})
-        return made
+        return cast(S, self._kind.model_validate({"method": self.method, **state}))
 
     def _changed(self, **changes: Any) -> Self:
         found = type(self)()
