@@ -102,6 +102,7 @@ class AnomalyDINO(Detector):
     """
 
     method: ClassVar[str] = "anomaly_dino"
+    score_range: ClassVar[tuple[float, float] | None] = (0.0, 2.0)  # of a cosine distance
     bank: Tensor
     centre: Tensor
     whitening: Tensor

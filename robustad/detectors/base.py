@@ -70,6 +70,8 @@ class Detector(nn.Module, ABC):
     method: ClassVar[str]
     # Whether a patch score above 0 already says "rather anomalous", as a classifier's logit does.
     scores_are_logits: ClassVar[bool] = False
+    # Ends of the range that scores can have, where there are any; beta calibration needs them.
+    score_range: ClassVar[tuple[float, float] | None] = None
 
     def __init__(
         self,
