@@ -78,7 +78,7 @@ def test_p_values_are_optional():
 
 def test_masks_are_where_the_map_reaches_the_threshold():
     made = prediction([0.1], [0.1])
-    with pytest.raises(InputError, match="^pixel_threshold: expected a number, got None"):
+    with pytest.raises(InputError, match=r"^pixel_threshold: expected a number, got None"):
         made.masks()
     ramp = np.arange(6, dtype=np.float32).reshape(2, 3)
     made = dataclasses.replace(made, anomaly_map=[ramp], pixel_threshold=4.0)

@@ -310,9 +310,7 @@ def test_shares_out_of_range(options, message):
 def test_evidence_of_several_shapes():
     with pytest.raises(InputError, match=r"evidence: .* got probability \(2,\), p_value \(3,\)"):
         Evidence(probability=np.zeros(2), p_value=np.zeros(3))
-    with pytest.raises(
-        InputError, match=r"^evidence: expected arrays of one shape \(B,\), got none"
-    ):
+    with pytest.raises(InputError, match=r"^evidence: expected arrays of one shape .*, got none"):
         Evidence()
     with pytest.raises(InputError, match=r"got probability \(2, 2\)"):
         Policy().decide(np.zeros((2, 2)))

@@ -8,9 +8,14 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from robustad.conformal._checks import check_held_out, check_rate
+from robustad.conformal._checks import check_held_out
 from robustad.conformal.pvalues import p_values
-from robustad.conformal.thresholds import Threshold, threshold_for_fnr, threshold_for_fpr
+from robustad.conformal.thresholds import (
+    Threshold,
+    required,
+    threshold_for_fnr,
+    threshold_for_fpr,
+)
 from robustad.errors import InputError, StateError
 from robustad.metrics._checks import FloatArray
 from robustad.verdict import Evidence, Policy
@@ -211,16 +216,16 @@ class ConformalScores:
             "p_value_threshold", "p_value_defer", "anomaly_threshold", "suspicion_threshold"
         ):  # fmt: skip
             parts.pop(name, None)
+        n = self.normal.size
         if fpr is not None:
             found = self.threshold_for_fpr(fpr, confidence=confidence)
             parts["p_value_threshold"] = found.expected_rate
         if defer is not None:
-            parts["p_value_defer"] = self.threshold_for_fpr(defer).expected_rate
+            parts["p_value_defer"] = (required(n, defer, name="defer") + 1) / (n + 1)
             if fpr is None or parts["p_value_defer"] <= (parts["p_value_threshold"] or 0.0):
                 raise InputError(f"defer: expected more than fpr ({fpr}), got {defer}")
         if suspicion is not None:
-            low = threshold_for_fpr(-self.normal, check_rate(suspicion, "suspicion"))
-            parts["suspicion_threshold"] = low.expected_rate
+            parts["suspicion_threshold"] = (required(n, suspicion, name="suspicion") + 1) / (n + 1)
         if fnr is not None:
             found = self.threshold_for_fnr(fnr, confidence=confidence)
             parts["anomaly_threshold"] = found.expected_rate

@@ -164,7 +164,7 @@ def threshold_for_fpr(
     """
     values = check_held_out(normal_scores, "normal_scores")
     rate, sure = check_rate(fpr, "fpr"), check_confidence(confidence)
-    allowed = _allowed(values.size, rate, sure, if_too_few, "fpr")
+    allowed = required(values.size, rate, sure, if_too_few=if_too_few, name="fpr")
     value = math.inf
     if allowed >= 0:
         value = next_above(float(np.sort(values)[::-1][allowed]), normal_scores)
@@ -215,7 +215,7 @@ def threshold_for_fnr(
     """
     values = check_held_out(anomalous_scores, "anomalous_scores")
     rate, sure = check_rate(fnr, "fnr"), check_confidence(confidence)
-    allowed = _allowed(values.size, rate, sure, if_too_few, "fnr")
+    allowed = required(values.size, rate, sure, if_too_few=if_too_few, name="fnr")
     return Threshold(
         value=-math.inf if allowed < 0 else float(np.sort(values)[allowed]),
         error="fnr",
@@ -277,16 +277,22 @@ def allowed_errors(n: int, rate: float, confidence: float | None = None) -> int:
     return k
 
 
-def _allowed(
-    n: int, rate: float, confidence: float | None, if_too_few: TooFew, error: ErrorRate
+def required(
+    n: int,
+    rate: float,
+    confidence: float | None = None,
+    *,
+    if_too_few: TooFew = "raise",
+    name: str = "rate",
 ) -> int:
+    """`allowed_errors` of checked arguments; where it is -1, an InputError that names the rate."""
     if if_too_few not in ("raise", "infinite"):
         raise InputError(f"if_too_few: expected 'raise' or 'infinite', got {if_too_few!r}")
-    allowed = allowed_errors(n, rate, confidence)
+    allowed = allowed_errors(n, check_rate(rate, name), check_confidence(confidence))
     if allowed < 0 and if_too_few == "raise":
         sure = "" if confidence is None else f" with confidence {confidence:g}"
         raise InputError(
-            f"{error}: {rate:g}{sure} cannot be promised from {n} held-out images, it takes at "
+            f"{name}: {rate:g}{sure} cannot be promised from {n} held-out images, it takes at "
             f"least {smallest_n(rate, confidence)}"
         )
     return allowed

@@ -12,7 +12,7 @@ def maps_of(count, seed=0, edge=24):
     rng = np.random.default_rng(seed)
     for _ in range(count):
         mask = np.zeros((edge, edge), bool)
-        row, column, size = rng.integers(2, edge - 8, 2).tolist() + [int(rng.integers(2, 8))]
+        row, column, size = [*rng.integers(2, edge - 8, 2).tolist(), int(rng.integers(2, 8))]
         mask[row : row + size, column : column + size] = True
         yield (rng.gamma(2.0, 0.1, (edge, edge)) + rng.uniform(0, 0.5) * mask - 0.1), mask
 
@@ -108,7 +108,7 @@ def test_an_impossible_rate_marks_everything_or_nothing():
         alarm.update(one)
     assert 0.499 < miss.choose(0.1).value <= 0.5
     assert 8.5 < alarm.choose(0.1).value < 8.51 or alarm.choose(0.1).value == np.inf
-    with pytest.raises(InputError, match="alpha: 0.05 cannot be promised from 9 .* at least 19"):
+    with pytest.raises(InputError, match=r"alpha: 0.05 cannot be promised from 9 .* at least 19"):
         miss.choose(0.05)
 
 
