@@ -155,7 +155,7 @@ def feature_angles(detector: FeatureScorer, clean: Tensor, attacked: Tensor) -> 
     """
     if not isinstance(detector, FeatureScorer):
         raise InputError(
-            f"detector: expected patch_features to measure angles, {type(detector).__name__} has none"
+            f"detector: expected one with patch_features, got {type(detector).__name__}"
         )
     if clean.shape != attacked.shape:
         raise InputError(

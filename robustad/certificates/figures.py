@@ -1,4 +1,4 @@
-"""What certified intervals are worth over a set of images: AUROC, FPR and FNR no attack can beat."""
+"""Certified intervals over a set of images: AUROC, FPR and FNR that no attack can beat."""
 
 from __future__ import annotations
 

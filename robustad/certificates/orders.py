@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -173,6 +174,27 @@ def median_intervals(
     return Intervals(
         padded[:, [rank.lower for rank in ranks]], padded[:, [rank.upper for rank in ranks]]
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """How sure bounds are, and of what noise; see `robustad.certificates.certify`."""
+
+    sigma: float
+    alpha: float
+    sides: Sides
+    test_draws: int | None
+
+    def intervals(self, scores: FloatArray, radii: Sequence[float], share: int = 1) -> Intervals:
+        """Intervals (1, R) of one image's draws (n,), at a share of the chance to be wrong."""
+        return median_intervals(
+            scores,
+            radii,
+            sigma=self.sigma,
+            alpha=self.alpha / share,
+            sides=self.sides,
+            test_draws=self.test_draws,
+        )
 
 
 def reach(n: int, *, alpha: float = 0.001, sides: Sides = "one") -> float:

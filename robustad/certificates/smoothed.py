@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -10,19 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from robustad.certificates.noise import (
-    Denoiser,
-    Run,
-    cleaned,
-    content_seed,
-    noise_of,
-    noisy_batches,
-    plan,
-)
+from robustad.certificates.noise import Denoiser
 from robustad.certificates.orders import Intervals, Sides, check_sigma, median_intervals
-from robustad.certificates.scores import noisy_scores
+from robustad.certificates.scores import Noise, graded, plain
 from robustad.detectors.base import Detector
 from robustad.errors import InputError, StateError
 from robustad.images import iter_images
@@ -46,7 +38,6 @@ class SmoothedConfig(BaseModel):
     sigma: float = Field(gt=0, allow_inf_nan=False)
     draws: int = Field(ge=1)
     seed: int
-    batch_size: int = Field(ge=1)
     denoiser: str | None
 
 
@@ -67,7 +58,7 @@ class SmoothedDetector(Detector):
         Of the noise, together with each image's content: the same image always gets the same
         score, an image that was changed other noise.
     batch_size : int >= 1, default 64
-        Copies scored at once.
+        Copies scored at once; changes nothing else, and is not saved.
     denoiser : callable, optional
         From noisy images (K, 3, H, W), not clipped, to images of that shape, before they are
         scored; an `nn.Module` is moved along with the detector. Not saved with it.
@@ -165,7 +156,9 @@ class SmoothedDetector(Detector):
         noisy: list[Any] = []
         for image in track(iter_images(images), "noise", enabled=progress):
             x = self.stack([self.geometry.apply(image.pixels)])
-            for batch in self._copies(x, copies, self.seed + 1):
+            # Not the noise that the same image is scored with.
+            other = replace(self.noise, seed=self.seed + 1)
+            for batch in other.copies(x, copies):
                 noisy += [one.contiguous().numpy() for one in batch.permute(0, 2, 3, 1).cpu()]
         fit(noisy, progress=progress)
         self.calibrator = None
@@ -180,11 +173,8 @@ class SmoothedDetector(Detector):
         Tensor, (B, N), float32
             `aggregate` makes the median image score of them. Differentiable if the base is.
         """
-        if torch.is_grad_enabled() and x.requires_grad:
-            patch, score = self._graded(x)
-        else:
-            with torch.no_grad():
-                patch, score = self._plain(x)
+        made = graded if torch.is_grad_enabled() and x.requires_grad else plain
+        patch, score = made(self.base, x, self.draws, self.noise)
         mean = score.mean(dim=1)
         middle = score.detach().kthvalue((self.draws + 1) // 2, dim=1).values
         # The median's value with the mean's gradient.
@@ -231,15 +221,7 @@ class SmoothedDetector(Detector):
         Intervals
             (B, R).
         """
-        scores = noisy_scores(
-            self.base,
-            x,
-            sigma=self.sigma,
-            n=n,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            denoiser=self.denoiser,
-        )
+        scores = self.noise.scores(self.base, x, n)
         return median_intervals(
             scores.cpu().numpy(),
             radii,
@@ -258,7 +240,6 @@ class SmoothedDetector(Detector):
             sigma=self.sigma,
             draws=self.draws,
             seed=self.seed,
-            batch_size=self.batch_size,
             denoiser=None if self.denoiser is None else name,
         )
 
@@ -304,57 +285,18 @@ class SmoothedDetector(Detector):
         own = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
         return cls(
             kind.from_config(options.base_config, own),
-            **options.model_dump(include={"sigma", "draws", "seed", "batch_size"}),
+            **options.model_dump(include={"sigma", "draws", "seed"}),
         )
 
-    def _copies(self, x: Tensor, draws: int, seed: int) -> Iterator[Tensor]:
-        """Cleaned batches of all copies, image after image."""
-        seeds = [content_seed(one, seed) for one in x]
-        for _, copies in noisy_batches(
-            x, sigma=self.sigma, draws=range(draws), seeds=seeds, batch_size=self.batch_size
-        ):
-            yield cleaned(copies, self.denoiser)
-
-    def _plain(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean patch scores (B, N) and image scores (B, draws)."""
-        patches = []
-        scores = []
-        for copies in self._copies(x, self.draws, self.seed):
-            found = self.base.patch_scores(copies)
-            scores.append(self.base.aggregate(found))
-            patches.append(found)
-        return _gathered(patches, scores, len(x))
-
-    def _graded(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same with a graph. Of large batches neither noise nor activations are kept."""
-        seeds = [content_seed(one, self.seed) for one in x]
-        many = len(x) * self.draws > self.batch_size
-        patches = []
-        scores = []
-
-        def score(x: Tensor, runs: list[Run]) -> tuple[Tensor, Tensor]:
-            noise = noise_of(runs, x, seeds)
-            copies = torch.add(x[_images(runs)], noise, alpha=self.sigma)
-            found = self.base.patch_scores(cleaned(copies, self.denoiser))
-            return found, self.base.aggregate(found)
-
-        for runs in plan(len(x), range(self.draws), self.batch_size):
-            found, image = (
-                checkpoint(score, x, runs, use_reentrant=False) if many else score(x, runs)
-            )
-            patches.append(found)
-            scores.append(image)
-        return _gathered(patches, scores, len(x))
-
-
-def _images(runs: Sequence[Run]) -> list[int]:
-    return [run.image for run in runs for _ in range(run.count)]
-
-
-def _gathered(patches: list[Tensor], scores: list[Tensor], images: int) -> tuple[Tensor, Tensor]:
-    """Mean patch scores (B, N) and image scores (B, draws) of copies sorted by image."""
-    patch, score = torch.cat(patches), torch.cat(scores)
-    return patch.reshape(images, -1, patch.shape[1]).mean(dim=1), score.reshape(images, -1)
+    @property
+    def noise(self) -> Noise:
+        """What copies are made with."""
+        return Noise(
+            sigma=self.sigma,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            denoiser=self.denoiser,
+        )
 
 
 def _check_shifts(base: Detector) -> None:
