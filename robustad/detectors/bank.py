@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustad.detectors.pruning import Outlyingness, inliers
 from robustad.detectors.whitening import Whitening
 from robustad.errors import InputError
 from robustad.ops import pack_bank
@@ -17,6 +18,8 @@ def build_bank(
     features: Sequence[Tensor],
     *,
     whiten: bool = False,
+    prune: float = 0.0,
+    prune_by: Outlyingness = "distance",
     coreset_size: int | float | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Whitening | None]:
@@ -28,6 +31,10 @@ def build_bank(
         One an image.
     whiten : bool, default False
         Fit a whitening on them and apply it.
+    prune : float in [0, 1), default 0
+        Share of outliers to drop before a coreset is chosen; see `robustad.detectors.pruning`.
+    prune_by : {"distance", "density"}, default "distance"
+        What makes a vector an outlier.
     coreset_size : int, float or None, default None
         See `coreset`.
     progress : bool, default False
@@ -52,6 +59,8 @@ def build_bank(
     if whitening is not None:
         bank = whitening(bank)
     bank = pack_bank(bank).unit
+    if prune > 0:
+        bank = bank[inliers(bank, drop=prune, by=prune_by)]
     if coreset_size is not None:
         bank = bank[coreset(bank, coreset_size, progress=progress)]
     return bank, whitening

@@ -33,8 +33,8 @@ class LeftOutBank:
     ----------
     monotone : bool
         Whether one more image can only lower scores: a distance to the nearest of more vectors,
-        and so their largest, cannot rise. A whitening or a coreset is made of all images, and
-        breaks that.
+        and so their largest, cannot rise. Whitening, pruning and a coreset look at all images, and
+        break that.
 
     Raises
     ------
@@ -58,7 +58,7 @@ class LeftOutBank:
         self._detector, self._fold = detector, fold
         self._features = [detector.reference_features(pixels) for pixels in images]
         options = detector.config()
-        self.monotone = not options.whiten and options.coreset is None
+        self.monotone = not options.whiten and options.coreset is None and not options.prune
         self._units: list[Tensor] = []
         if self.monotone:
             self._units = [pack_bank(one).unit for one in self._features]

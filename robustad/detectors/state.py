@@ -20,6 +20,7 @@ from robustad.verdict import Policy
 METHODS = {
     "anomaly_dino": ("robustad.detectors.anomaly_dino", "AnomalyDINO"),
     "patchguard": ("robustad.detectors.patchguard", "PatchGuard"),
+    "smoothed": ("robustad.certificates.smoothed", "SmoothedDetector"),
 }
 HEADER = "robustad"
 
