@@ -112,8 +112,8 @@ class LeftOutBank:
         distance, owners = (one[:, : 2 * detector.k] for one in (distance, owner[place]))
         for fold in folds:
             kept = distance.masked_fill(owners == fold, torch.inf).sort(dim=1).values
-            rows.append(kept[:, : detector.k].mean(dim=1))
-        scores = torch.stack(rows)
+            rows.append(kept[:, : detector.k])
+        scores = detector.reduced(torch.stack(rows))
         return scores * detector.foreground(tokens, x) if detector.mask else scores
 
     def _nearest(self, queries: Tensor, fold: int) -> Tensor:
