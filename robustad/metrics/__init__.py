@@ -10,7 +10,14 @@ from robustad.metrics.calibration import (
     nll,
     reliability_curve,
 )
-from robustad.metrics.flag import FlagRates, entropy_threshold, flag_auroc, flag_rates
+from robustad.metrics.flag import (
+    FlagCurve,
+    FlagRates,
+    entropy_threshold,
+    flag_auroc,
+    flag_curve,
+    flag_rates,
+)
 from robustad.metrics.pixel import PixelMetrics, PixelResult
 from robustad.metrics.ranking import (
     Best,
@@ -26,6 +33,7 @@ from robustad.metrics.ranking import (
 
 __all__ = [
     "Best",
+    "FlagCurve",
     "FlagRates",
     "Interval",
     "PixelMetrics",
@@ -41,6 +49,7 @@ __all__ = [
     "entropy_threshold",
     "f1_max",
     "flag_auroc",
+    "flag_curve",
     "flag_rates",
     "gmean_max",
     "mean_entropy",
