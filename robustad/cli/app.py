@@ -11,6 +11,7 @@ from robustad.cli import (
     audit,
     calibrate,
     compare,
+    conformal,
     data,
     demo,
     evaluate,
@@ -20,6 +21,7 @@ from robustad.cli import (
     preview,
     reproduce,
     reproduce_patchguard,
+    screen,
     train,
     watch,
 )
@@ -62,7 +64,9 @@ app.command(cls=ManyValues)(attack.attack)
 app.command(cls=ManyValues)(audit.audit)
 app.command(cls=ManyValues)(compare.compare)
 app.command(cls=ManyValues)(calibrate.calibrate)
+app.command(cls=ManyValues)(conformal.conformal)
 app.command(cls=ManyValues)(predict.predict)
+app.command(cls=ManyValues)(screen.screen)
 app.command(cls=ManyValues)(preview.preview)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)

@@ -74,10 +74,12 @@ def export_onnx(
     -----
     Input `image` (B, 3, H, W), float32 RGB in [0, 1], resized and cropped. Outputs, all float32:
     `score` (B,), `probability` (B,), `entropy` (B,) in nats, `patch_scores` (B, N),
-    `anomaly_map` (B, H, W). Probability and entropy are NaN without a calibration. The scalars
-    `calibration_slope` and `calibration_intercept` are initialisers that a caller may override;
-    if the calibrator takes the raw score for the probability, they are NaN. The bank is compared
-    in chunks, and the foreground mask is computed in the graph, not stored.
+    `anomaly_map` (B, H, W), `p_value` (B,). Probability and entropy are NaN without a calibration,
+    p-values without held-out scores. The scalars `calibration_slope` and `calibration_intercept`
+    and the scores `conformal_scores` (n,) are initialisers that a caller may override, the latter
+    by any number of scores; if the calibrator takes the raw score for the probability, the scalars
+    are NaN. The bank is compared in chunks, and the foreground mask is computed in the graph, not
+    stored.
 
     Call `verify` on the file before using it.
     """

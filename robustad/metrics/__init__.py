@@ -9,7 +9,14 @@ from robustad.metrics.calibration import (
     mean_entropy,
     nll,
 )
-from robustad.metrics.flag import FlagRates, entropy_threshold, flag_auroc, flag_rates
+from robustad.metrics.flag import (
+    FlagCurve,
+    FlagRates,
+    entropy_threshold,
+    flag_auroc,
+    flag_curve,
+    flag_rates,
+)
 from robustad.metrics.pixel import PixelMetrics, PixelResult
 from robustad.metrics.ranking import (
     Best,
@@ -28,6 +35,7 @@ from robustad.metrics.selective import RiskCoverage, augrc, aurc, risk_at_covera
 __all__ = [
     "Best",
     "BrierParts",
+    "FlagCurve",
     "FlagRates",
     "Interval",
     "PixelMetrics",
@@ -49,6 +57,7 @@ __all__ = [
     "entropy_threshold",
     "f1_max",
     "flag_auroc",
+    "flag_curve",
     "flag_rates",
     "gmean_max",
     "mean_entropy",

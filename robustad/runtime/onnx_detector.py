@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from robustad.conformal.scores import ConformalScores, evidence
 from robustad.errors import InputError, StateError, VerificationError
 from robustad.prediction import Prediction
 from robustad.runtime import _metadata
@@ -35,6 +36,7 @@ def load(
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
     io_binding: bool | None = None,
     calibration: tuple[float, float] | None = None,
+    conformal: ConformalScores | None = None,
     policy: Policy | None = None,
     integrity: Integrity = "auto",
     sha256: str | None = None,
@@ -61,6 +63,9 @@ def load(
     calibration : (float, float), optional
         Slope and intercept to use in place of the file's own:
         probability = sigmoid(slope * score + intercept).
+    conformal : ConformalScores, optional
+        Held-out scores to use in place of the file's own, for instance of images taken on this
+        line. The policy stays: `conformal.policy(detector.policy, fpr=...)` gives one that fits.
     policy : Policy, optional
         To use in place of the file's own.
     integrity : {"auto", "require", "skip"}, default "auto"
@@ -98,6 +103,8 @@ def load(
     detector = OnnxDetector(session, metadata, name=str(path), io_binding=io_binding)
     if calibration is not None:
         detector.calibration = calibration
+    if conformal is not None:
+        detector.conformal = conformal
     if policy is not None:
         detector.policy = policy
     return detector
@@ -112,8 +119,12 @@ class OnnxDetector:
         The file's description of itself; see `docs/artefact.schema.json`.
     geometry : Geometry
         How images are resized and cropped.
+    outputs : tuple of str
+        What the file computes.
+    pixel_threshold : RiskThreshold or None
+        From which map value on a pixel is marked; can be replaced.
     policy : Policy
-        Maps probabilities to verdicts; can be replaced.
+        Maps probabilities, p-values and what else is known to verdicts; can be replaced.
     """
 
     def __init__(
@@ -126,10 +137,10 @@ class OnnxDetector:
     ) -> None:
         inputs = [value.name for value in session.get_inputs()]
         outputs = [value.name for value in session.get_outputs()]
-        if inputs != [_metadata.INPUT] or set(_metadata.OUTPUTS) - set(outputs):
+        if inputs != [_metadata.INPUT] or set(_metadata.OLD_OUTPUTS) - set(outputs):
             raise StateError(
                 f"{name}: expected the input 'image' and the outputs "
-                f"{', '.join(_metadata.OUTPUTS)}, got {inputs} and {outputs}"
+                f"{', '.join(_metadata.OLD_OUTPUTS)}, got {inputs} and {outputs}"
             )
         self._session = session
         device = device_of(session)
@@ -139,7 +150,11 @@ class OnnxDetector:
         self._calibration: tuple[float, float] | None = None
         self.metadata = metadata
         self.geometry = _metadata.geometry(metadata)
+        self.outputs = tuple(name for name in _metadata.OUTPUTS if name in outputs)
+        self.pixel_threshold = _metadata.pixel_threshold(metadata)
         self.policy = _metadata.policy(metadata)
+        self._conformal = _metadata.conformal(metadata)
+        self._replaced = False
 
     @property
     def calibration(self) -> tuple[float, float] | None:
@@ -154,6 +169,17 @@ class OnnxDetector:
                 raise InputError(f"calibration: expected two finite numbers, got {value!r}")
             value = (float(value[0]), float(value[1]))
         self._calibration = value
+
+    @property
+    def conformal(self) -> ConformalScores | None:
+        """Held-out scores that p-values are counted among: the file's own, or those put here."""
+        return self._conformal
+
+    @conformal.setter
+    def conformal(self, value: ConformalScores | None) -> None:
+        if value is not None and not isinstance(value, ConformalScores):
+            raise InputError(f"conformal: expected ConformalScores or None, got {value!r}")
+        self._conformal, self._replaced = value, True
 
     @property
     def providers(self) -> list[str]:
@@ -171,9 +197,7 @@ class OnnxDetector:
         patch = self.metadata["patch_size"]
         return height // patch, width // patch
 
-    def run(
-        self, x: FloatArray, outputs: Sequence[str] = _metadata.OUTPUTS
-    ) -> dict[str, FloatArray]:
+    def run(self, x: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Compute outputs for prepared images.
 
         Parameters
@@ -187,7 +211,8 @@ class OnnxDetector:
         -------
         dict of array, float32
             `score` (B,), `probability` (B,) and `entropy` (B,) (NaN if not calibrated),
-            `patch_scores` (B, N) and `anomaly_map` (B, H, W).
+            `patch_scores` (B, N), `anomaly_map` (B, H, W) and, unless an older version wrote the
+            file, `p_value` (B,) (NaN without held-out scores).
 
         Raises
         ------
@@ -195,16 +220,17 @@ class OnnxDetector:
             If shape, type or range of `x` does not fit the file, or an output is unknown.
         """
         self._check(x)
-        unknown = [name for name in outputs if name not in _metadata.OUTPUTS]
-        if unknown or not outputs:
-            raise InputError(
-                f"outputs: expected some of {', '.join(_metadata.OUTPUTS)}, got {list(outputs)}"
-            )
+        names = list(self.outputs if outputs is None else outputs)
+        if not names or not set(names) <= set(self.outputs):
+            raise InputError(f"outputs: expected some of {', '.join(self.outputs)}, got {names}")
         feeds = {_metadata.INPUT: np.ascontiguousarray(x)}
         if self._calibration is not None:
             values = (np.array(value, np.float32) for value in self._calibration)
             feeds |= dict(zip(_metadata.CALIBRATION, values, strict=True))
-        names = list(outputs)
+        if self._replaced and "p_value" in self.outputs:
+            held_out = None if self._conformal is None else self._conformal.normal
+            nothing = np.array([np.nan], np.float32)
+            feeds[_metadata.CONFORMAL] = nothing if held_out is None else held_out
         runner = self._session if self._binding is None else self._binding
         return dict(zip(names, runner.run(names, feeds), strict=True))
 
@@ -251,7 +277,7 @@ class OnnxDetector:
                     f"takes {self.image_size} only; export with dynamic_size=True, with this "
                     "image_size, or a detector with square=True"
                 )
-            out = self.run(x)
+            out = self.run(x, ("score", "probability", "patch_scores", "anomaly_map"))
             scores.append(out["score"])
             probabilities.append(out["probability"])
             coarse = out["patch_scores"].reshape(-1, *self.patch_grid(*size))
@@ -262,16 +288,19 @@ class OnnxDetector:
                 maps.append(self.geometry.restore(smooth, image.height, image.width))
         if not names:
             raise InputError("images: expected at least one image, got none")
-        probability = np.concatenate(probabilities).astype(np.float64)
+        score = np.concatenate(scores)
+        # p-values and entropies in float64, as the policy judges them, not the graph's float32 ones
+        known = evidence(score, np.concatenate(probabilities).astype(np.float64), self.conformal)
         return Prediction(
             names=names,
-            score=np.concatenate(scores),
-            probability=probability,
-            # of the same probability that the policy judges, not the graph's float32 one
-            entropy=binary_entropy(probability),
-            verdict=self.policy.decide(probability),
+            score=score,
+            probability=known.probability,
+            entropy=binary_entropy(known.probability),
+            p_value=known.p_value,
+            verdict=self.policy.decide(known),
             patch_scores=grids,
             anomaly_map=maps,
+            pixel_threshold=None if self.pixel_threshold is None else self.pixel_threshold.value,
         )
 
     def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> float:

@@ -49,7 +49,7 @@ def test_it_is_mapies():
     grid = np.linspace(0.0, 1.0, 101)
     maps, alphas = rng.random((50, 30)), np.array([0.05, 0.1, 0.2])
     losses = (maps[:, :, None] < grid).mean(axis=1)
-    _, bound = methods.get_r_hat_plus(grid, losses, "crc")
+    _, bound = methods.get_r_hat_plus(losses, grid, "crc", None, None, None)
     theirs = methods.find_best_predict_param(grid, bound, alphas)
     ours = [control_risk(losses, grid, float(a), rising=True).value for a in alphas]
     np.testing.assert_allclose(ours, theirs)
