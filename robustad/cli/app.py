@@ -12,6 +12,7 @@ from robustad.cli import (
     calibrate,
     certify,
     compare,
+    conformal,
     data,
     demo,
     evaluate,
@@ -21,7 +22,9 @@ from robustad.cli import (
     preview,
     reproduce,
     reproduce_patchguard,
+    screen,
     train,
+    watch,
 )
 
 
@@ -63,10 +66,13 @@ app.command(cls=ManyValues)(audit.audit)
 app.command(cls=ManyValues)(compare.compare)
 app.command(cls=ManyValues)(certify.certify)
 app.command(cls=ManyValues)(calibrate.calibrate)
+app.command(cls=ManyValues)(conformal.conformal)
 app.command(cls=ManyValues)(predict.predict)
+app.command(cls=ManyValues)(screen.screen)
 app.command(cls=ManyValues)(preview.preview)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
+app.command(cls=ManyValues)(watch.watch)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
 reproduce.app.command(name="patchguard", cls=ManyValues)(reproduce_patchguard.patchguard)
 app.add_typer(reproduce.app, name="reproduce")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from robustad.backbones import DEFAULT, Backbone, BackboneConfig, create
 from robustad.detectors.anomaly_dino_presets import Preprocessing, preprocessing_for
-from robustad.detectors.bank import coreset, rotations
+from robustad.detectors.bank import build_bank, rotations
 from robustad.detectors.base import Detector
 from robustad.detectors.foreground import Unit, foreground_mask
-from robustad.detectors.pruning import Outlyingness, inliers
+from robustad.detectors.pruning import Outlyingness
 from robustad.detectors.whitening import Whitening
 from robustad.errors import InputError, NotFittedError
 from robustad.geometry import Geometry
@@ -118,6 +121,7 @@ class AnomalyDINO(Detector):
     """
 
     method: ClassVar[str] = "anomaly_dino"
+    score_range: ClassVar[tuple[float, float] | None] = (0.0, 2.0)  # of a cosine distance
     bank: Tensor
     centre: Tensor
     whitening: Tensor
@@ -239,42 +243,58 @@ class AnomalyDINO(Detector):
         Returns
         -------
         AnomalyDINO
-            Itself. An earlier bank, calibrator and policy are dropped: they belong together.
+            Itself. An earlier bank, calibrator, held-out scores and policy are dropped: they belong
+            together.
 
         Raises
         ------
         InputError
             If there is no image, one cannot be read, or the bank has fewer than `k` vectors.
         """
-        features = []
-        for image in track(iter_images(images), "fit", enabled=progress):
-            x = self.stack([self.geometry.apply(image.pixels)])
-            turned = rotations(x, self._config.rotations)
-            features += [
-                self.backbone(turned[start : start + 4]).flatten(0, 1).float()
-                for start in range(0, turned.shape[0], 4)
-            ]
-        if not features:
-            raise InputError("images: expected at least one normal image, got none")
-        bank = torch.cat(features)
-        whitening = Whitening.fit(bank) if self._config.whiten else None
-        if whitening is not None:
-            bank = whitening(bank)
-        bank = pack_bank(bank).unit
-        if self._config.prune > 0:
-            bank = bank[inliers(bank, drop=self._config.prune, by=self._config.prune_by)]
-        if self._config.coreset is not None:
-            bank = bank[coreset(bank, self._config.coreset, progress=progress)]
-        if bank.shape[0] < self._config.k:
+        features = [
+            self.reference_features(image.pixels)
+            for image in track(iter_images(images), "fit", enabled=progress)
+        ]
+        self.remember(features, progress=progress)
+        return self
+
+    @torch.no_grad()
+    def reference_features(self, pixels: npt.NDArray[np.float32]) -> Tensor:
+        """Backbone features (R, D) that a normal image (H, W, 3), as it is, adds to the bank."""
+        turned = rotations(self.stack([self.geometry.apply(pixels)]), self._config.rotations)
+        parts = [
+            self.backbone(turned[start : start + 4]).flatten(0, 1).float()
+            for start in range(0, turned.shape[0], 4)
+        ]
+        return torch.cat(parts)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def remember(self, features: Sequence[Tensor], *, progress: bool = False) -> None:
+        """Build the bank of `reference_features`, one tensor an image; see `fit`.
+
+        Raises
+        ------
+        InputError
+            If there is none, or the bank has fewer than `k` vectors.
+        """
+        options = self._config
+        bank, whitening = build_bank(
+            features,
+            whiten=options.whiten,
+            prune=options.prune,
+            prune_by=options.prune_by,
+            coreset_size=options.coreset,
+            progress=progress,
+        )
+        if bank.shape[0] < options.k:
             raise InputError(
                 f"k: expected at most the bank's {bank.shape[0]} vectors, got {self.k}"
             )
         self.bank = bank  # only now: a fit that fails leaves the detector as it was
         if whitening is not None:
             self.centre, self.whitening = whitening.centre, whitening.matrix
-        self.calibrator = None
-        self.policy = type(self.policy)()
-        return self
+        self.forget_calibration()
 
     @property
     def k(self) -> int:

@@ -15,13 +15,13 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from robustad._batching import runs
-from robustad.calibration import Calibrator
+from robustad.detectors.judgement import Judgement
 from robustad.errors import InputError
 from robustad.geometry import Geometry
 from robustad.images import iter_images
 from robustad.ops import topk_mean
 from robustad.prediction import Prediction
-from robustad.verdict import Policy, binary_entropy
+from robustad.verdict import binary_entropy
 
 if TYPE_CHECKING:
     from robustad.images import Images
@@ -40,7 +40,7 @@ class PatchScorer(Protocol):
         ...
 
 
-class Detector(nn.Module, ABC):
+class Detector(Judgement, nn.Module, ABC):
     """A visual anomaly detector that scores patches.
 
     Parameters
@@ -56,10 +56,8 @@ class Detector(nn.Module, ABC):
 
     Attributes
     ----------
-    calibrator : Calibrator or None
-        Maps image scores to probabilities; None until `calibrate` is called or one is assigned.
-    policy : Policy
-        Maps probabilities to verdicts.
+    calibrator, conformal, pixel_threshold, policy
+        What gives the scores a meaning; see `robustad.detectors.judgement.Judgement`.
 
     Notes
     -----
@@ -70,6 +68,8 @@ class Detector(nn.Module, ABC):
     method: ClassVar[str]
     # Whether a patch score above 0 already says "rather anomalous", as a classifier's logit does.
     scores_are_logits: ClassVar[bool] = False
+    # Ends of the range that scores can have, where there are any; beta calibration needs them.
+    score_range: ClassVar[tuple[float, float] | None] = None
 
     def __init__(
         self,
@@ -92,8 +92,7 @@ class Detector(nn.Module, ABC):
         self.top_fraction = top_fraction
         self.map_sigma = map_sigma
         self.map_radius = map_radius
-        self.calibrator: Calibrator | None = None
-        self.policy = Policy()
+        self.forget_calibration()
 
     @abstractmethod
     def patch_scores(self, x: Tensor) -> Tensor:
@@ -238,22 +237,18 @@ class Detector(nn.Module, ABC):
         if not names:
             raise InputError("images: expected at least one image, got none")
         score = np.asarray(scores, np.float32)
-        probability = self.probability(score)
+        known = self.evidence(score)
         return Prediction(
             names=names,
             score=score,
-            probability=probability,
-            entropy=binary_entropy(probability),
-            verdict=self.policy.decide(probability),
+            probability=known.probability,
+            entropy=binary_entropy(known.probability),
+            p_value=known.p_value,
+            verdict=self.policy.decide(known),
             patch_scores=grids,
             anomaly_map=maps,
+            pixel_threshold=None if self.pixel_threshold is None else self.pixel_threshold.value,
         )
-
-    def probability(self, score: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Calibrated probability of an anomaly for image scores (B,); NaN if not calibrated."""
-        if self.calibrator is None:
-            return np.full(np.shape(score), np.nan)
-        return self.calibrator.predict_proba(np.asarray(score, np.float64))
 
     def save(self, path: str | Path) -> None:
         """Save everything needed to predict again to one safetensors file; never pickled.

@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 
 from robustad._files import written_aside
 from robustad.calibration import calibrator_from_dict
+from robustad.conformal.risk import RiskThreshold
+from robustad.conformal.scores import ConformalScores
 from robustad.detectors.base import Detector
 from robustad.errors import InputError, StateError, WeightsError
 from robustad.verdict import Policy
@@ -21,15 +23,6 @@ METHODS = {
     "smoothed": ("robustad.certificates.smoothed", "SmoothedDetector"),
 }
 HEADER = "robustad"
-
-
-class PolicyState(BaseModel):
-    """A saved `robustad.verdict.Policy`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    threshold: float
-    entropy_threshold: float | None
 
 
 class DetectorState(BaseModel):
@@ -45,8 +38,13 @@ class DetectorState(BaseModel):
         Checked by the detector's own model.
     calibration : dict or None
         A calibrator's `to_dict`.
-    policy : PolicyState
-        How probabilities become verdicts.
+    policy : dict
+        A policy's `to_dict`: how evidence becomes verdicts.
+    conformal : dict or None
+        Held-out scores, `ConformalScores.to_dict`. Left out of the file where there are none, so
+        that older versions can read it.
+    pixel_threshold : dict or None
+        `RiskThreshold.to_dict`; left out likewise.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,7 +53,9 @@ class DetectorState(BaseModel):
     method: str
     config: dict[str, Any]
     calibration: dict[str, Any] | None
-    policy: PolicyState
+    policy: dict[str, float | None]
+    conformal: dict[str, Any] | None = None
+    pixel_threshold: dict[str, Any] | None = None
 
 
 def save(detector: Detector, path: str | Path) -> None:
@@ -64,14 +64,16 @@ def save(detector: Detector, path: str | Path) -> None:
         method=detector.method,
         config=detector.config().model_dump(mode="json"),
         calibration=None if detector.calibrator is None else detector.calibrator.to_dict(),
-        policy=PolicyState(
-            threshold=detector.policy.threshold,
-            entropy_threshold=detector.policy.entropy_threshold,
-        ),
+        policy=detector.policy.to_dict(),
+        conformal=None if detector.conformal is None else detector.conformal.to_dict(),
+        pixel_threshold=None
+        if detector.pixel_threshold is None
+        else detector.pixel_threshold.to_dict(),
     )
+    unset = {name for name in ("conformal", "pixel_threshold") if getattr(state, name) is None}
     tensors = {name: t.detach().cpu().contiguous() for name, t in detector.saved_tensors().items()}
     with written_aside(path) as aside:
-        save_file(tensors, aside, metadata={HEADER: state.model_dump_json()})
+        save_file(tensors, aside, metadata={HEADER: state.model_dump_json(exclude=unset)})
 
 
 def load(path: str | Path) -> Detector:
@@ -119,9 +121,13 @@ def load(path: str | Path) -> Detector:
     kind: type[Detector] = getattr(import_module(module), name)
     try:
         detector = kind.from_config(state.config, tensors)
-        detector.policy = Policy(**state.policy.model_dump())
+        detector.policy = Policy.from_dict(state.policy)
         if state.calibration is not None:
             detector.calibrator = calibrator_from_dict(state.calibration)
+        if state.conformal is not None:
+            detector.conformal = ConformalScores.from_dict(state.conformal)
+        if state.pixel_threshold is not None:
+            detector.pixel_threshold = RiskThreshold.from_dict(state.pixel_threshold)
     except (ValidationError, KeyError, InputError, StateError, WeightsError) as error:
         raise StateError(f"{path}: damaged or of another version: {_reason(error)}") from error
     return detector.eval()

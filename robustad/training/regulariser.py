@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustad._names import suggestion
 from robustad.errors import InputError
 from robustad.networks import Attention, PatchNetwork
 from robustad.ops import AttentionStatistics, attention_degree, attention_statistics
@@ -46,16 +47,17 @@ def layer_weights(config: RegulariserConfig, network: PatchNetwork) -> dict[str,
     """
     if config.term == "none" or config.weight == 0:
         return {}
-    return {
-        name: weight
-        for layer, weight in config.layers.items()
-        if (name := resolve_layer(layer, network)) is not None
-    }
+    found: dict[str, float] = {}
+    for layer, weight in config.layers.items():
+        name = resolve_layer(layer, network)
+        if name is not None:  # one layer may be given by two names
+            found[name] = found.get(name, 0.0) + weight
+    return found
 
 
 def resolve_layer(layer: str, network: PatchNetwork) -> str | None:
     """Find an attention layer by name: `last` is the body's last block, `last-1` its neighbour."""
-    blocks = [name for name in network.attention_layers if name != "discriminator"]
+    blocks = [name for name in network.attention_layers if not name.startswith("discriminator")]
     counted = re.fullmatch(r"last(?:-(\d+))?", layer)
     if counted and int(counted[1] or 0) < len(blocks):
         return blocks[-1 - int(counted[1] or 0)]
@@ -66,7 +68,15 @@ def resolve_layer(layer: str, network: PatchNetwork) -> str | None:
     raise InputError(
         "regulariser.layers: expected some of last, last-1, ..., "
         f"{', '.join(network.attention_layers)}, got {layer!r}"
+        f"{suggestion(layer, ['last', *network.attention_layers])}"
     )
+
+
+def watched_layers(config: RegulariserConfig, network: PatchNetwork) -> list[str]:
+    """Attention layers whose spread is logged: last block, discriminator, those regularised."""
+    usual = (resolve_layer(layer, network) for layer in ("last", "discriminator"))
+    names = {*layer_weights(config, network), *(name for name in usual if name is not None)}
+    return [name for name in network.attention_layers if name in names]
 
 
 def regulariser(
@@ -119,7 +129,9 @@ def _penalty(one: Attention, config: RegulariserConfig) -> Tensor:
 def _sparse_penalty(one: Attention, config: RegulariserConfig, delta: float) -> Tensor:
     """The same penalties over the columns a row of sparse attention sees."""
     allowed = _allowed(one)
-    maps, seen = one.map(), allowed.sum(dim=1)
+    # as the operators do: in bfloat16, sums over hundreds of entries would be off by a per cent
+    maps = one._replace(q=one.q.float(), k=one.k.float()).map()
+    seen = allowed.sum(dim=1)
     if config.term == "degree":
         counted = ((maps - delta) / config.tau).sigmoid() * allowed
         return 1 - counted.sum(dim=-1).mean(dim=(1, 2)) / allowed.shape[1]
@@ -151,7 +163,7 @@ def spread(maps: Sequence[Attention]) -> dict[str, Spread]:
     for one in maps:
         patches = one.q.shape[2] - one.prefix_tokens
         if one.allowed is not None:
-            entries = one.map()
+            entries = one._replace(q=one.q.float(), k=one.k.float()).map()
             logs = entries.clamp_min(torch.finfo(entries.dtype).tiny).log()
             statistics = AttentionStatistics(
                 (entries >= 1 / patches).sum(dim=-1).float(),

@@ -239,6 +239,7 @@ def test_demo_makes_everything(run, tmp_path, monkeypatch):
     assert made == {
         "report.html",
         "detector.onnx",
+        "detector.onnx.sha256",
         "detector.safetensors",
         "evaluation.json",
         "verification.json",

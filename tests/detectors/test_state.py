@@ -107,6 +107,11 @@ def test_calibrator_and_policy_are_kept(tmp_path):
     assert again.policy == made.policy
 
 
+def test_files_without_held_out_scores_read_as_older_versions_wrote_them(saved):
+    assert set(header_of(saved)) == {"format", "method", "config", "calibration", "policy"}
+    assert header_of(saved)["policy"] == {"threshold": 0.5, "entropy_threshold": None}
+
+
 def test_a_file_is_safetensors_with_a_json_header(saved):
     start = saved.read_bytes()
     (length,) = struct.unpack("<Q", start[:8])
@@ -189,6 +194,9 @@ def test_a_foreign_safetensors_file(saved):
         (lambda h: h.update(calibration={"method": "voodoo"}), "damaged .*got 'voodoo'"),
         (lambda h: h.update(calibration={"method": "platt"}), "damaged or of another version"),
         (lambda h: h.update(policy={"threshold": 7, "entropy_threshold": None}), "threshold: exp"),
+        (lambda h: h.update(policy={"limit": 7}), "policy: expected threshold, .* got 'limit'"),
+        (lambda h: h.update(conformal={"normal": []}), "damaged .*: conformal: expected"),
+        (lambda h: h.update(pixel_threshold={"value": 1}), "damaged .*: risk control: damaged"),
     ],
 )
 def test_tampered_headers(saved, change, message):

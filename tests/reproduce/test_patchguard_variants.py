@@ -71,6 +71,25 @@ def test_every_table_applies_to_every_preset(name, table):
     assert list(configs(table, name)) == list(PUBLISHED[table])
 
 
+def test_steps_of_a_given_size_follow_the_radius():
+    """Steps for 8/255 would jump from edge to edge of a ball of 2/255."""
+    base = preset("fast").attack
+    rows = configs("20", "fast")
+    for radius, config in zip((2, 4, 8), rows.values(), strict=True):
+        assert config.attack.step_size == pytest.approx(base.step_size * radius / 8)
+    assert rows["eps 8/255"].attack == base
+    assert {config.attack.step_size for config in configs("20").values()} == {None}
+
+
+@pytest.mark.parametrize("table", ["9", "10"])
+def test_a_base_with_a_convolutional_stem(table):
+    """Bodies without patch tokens have no stem to choose."""
+    base = ("network.stem=conv", "network.body=vit_small_patch16_224")
+    study = PatchGuardStudy(dataset="surfaces", tables=(table,), preset="robust", overrides=base)
+    stems = {run.config.network.stem for run in plan(study, [None], only=("cloth",))}
+    assert stems == {"conv" if table == "9" else "patch"}
+
+
 def test_the_degrees_threshold_follows_the_number_of_patches():
     deltas = [c.regulariser.delta for c in configs("8", "fast").values()]  # 64 / 8 = 8 x 8
     assert deltas == pytest.approx([1 / 128, None, 2 / 64])
