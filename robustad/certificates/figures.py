@@ -76,9 +76,7 @@ def certified_rates(
         raise InputError("threshold: expected a score, got NaN")
     worst, truth = _worst(lower, upper, labels)
     alarm, anomalous = worst >= threshold, truth == 1
-    return Rates(
-        fpr=float(alarm[~anomalous].mean()), fnr=float(np.mean(~alarm[anomalous], dtype=np.float64))
-    )
+    return Rates(fpr=float(alarm[~anomalous].mean()), fnr=float(1.0 - alarm[anomalous].mean()))
 
 
 def _worst(

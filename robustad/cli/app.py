@@ -10,6 +10,7 @@ from robustad.cli import (
     attack,
     audit,
     calibrate,
+    certify,
     compare,
     conformal,
     data,
@@ -63,6 +64,7 @@ app.command(cls=ManyValues)(evaluate.evaluate)
 app.command(cls=ManyValues)(attack.attack)
 app.command(cls=ManyValues)(audit.audit)
 app.command(cls=ManyValues)(compare.compare)
+app.command(cls=ManyValues)(certify.certify)
 app.command(cls=ManyValues)(calibrate.calibrate)
 app.command(cls=ManyValues)(conformal.conformal)
 app.command(cls=ManyValues)(predict.predict)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustad._files import write_text
 from robustad._imports import require
@@ -14,6 +14,7 @@ from robustad.errors import InputError
 from robustad.evaluation import Evaluation, Example
 from robustad.evaluation.result import CLEAN, WORST
 from robustad.report import figures
+from robustad.report.certificate import certificate_section
 from robustad.report.curves import eps_figure, steps_figure
 from robustad.report.gallery import Card, amplification, cards, colour_stops
 from robustad.report.headline import findings, overview, verdict
@@ -29,6 +30,9 @@ from robustad.report.summary import (
 )
 from robustad.report.verification import verification_box
 from robustad.report.wording import condition_name, count, eps_text, flat, number, percent, subject
+
+if TYPE_CHECKING:
+    from robustad.certificates import Certification
 
 Examples = Sequence[Example] | Mapping[str, Sequence[Example]]
 
@@ -77,6 +81,7 @@ def write_report(
     examples: Examples = (),
     title: str | None = None,
     verification: Mapping[str, Any] | None = None,
+    certification: Certification | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
     """Write one HTML file that needs nothing else: no script, no font, no image from outside.
@@ -96,6 +101,8 @@ def write_report(
     verification : mapping, optional
         Outcome of the check of an ONNX export, as `robustad.export.Verification.to_dict` gives it:
         `passed`, `differences` and `tolerances` by output, `failures`, and anything else.
+    certification : Certification, optional
+        What `robustad.certificates.certify` found, as a section of its own at the end.
     notes : sequence of str, optional
         Paragraphs to print at the top.
 
@@ -148,6 +155,7 @@ def write_report(
         overview=overview(chosen),
         overview_table=overview_table(chosen, intervals) if len(chosen) > 1 else None,
         box=None if verification is None else verification_box(verification),
+        certificate=None if certification is None else certificate_section(certification),
         notes=[notes] if isinstance(notes, str) else list(notes),
         colour_stops=colour_stops(),
     )
