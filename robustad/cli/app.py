@@ -20,6 +20,7 @@ from robustad.cli import (
     preview,
     reproduce,
     reproduce_patchguard,
+    score,
     serve,
     train,
     watch,
@@ -67,6 +68,7 @@ app.command(cls=ManyValues)(predict.predict)
 app.command(cls=ManyValues)(preview.preview)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
+app.command(cls=ManyValues)(score.score)
 app.command(cls=ManyValues)(serve.serve)
 app.command(cls=ManyValues)(watch.watch)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
