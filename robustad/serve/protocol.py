@@ -251,7 +251,9 @@ def _from_json(
     except ValueError as error:
         raise Refusal(400, f"data of {name}: expected numbers, flat or nested evenly") from error
     if array.dtype.kind not in ("iuf" if datatype == "FP32" else "iu"):
-        _expected(f"data of {name}", "numbers" if datatype == "FP32" else "integers", array.dtype)
+        _expected(
+            f"data of {name}", "numbers" if datatype == "FP32" else "integers", str(array.dtype)
+        )
     if array.size != prod(shape) or (array.ndim > 1 and list(array.shape) != shape):
         _expected(f"data of {name}", f"{prod(shape)} numbers for shape {shape}", list(array.shape))
     if datatype == "UINT8" and (array.min() < 0 or array.max() > 255):
