@@ -26,6 +26,7 @@ from robustad import runtime
 
 BODY_MIB = 1
 SAMPLE_SECONDS = 0.2
+FEW = 5
 LENGTH = "Inference-Header-Content-Length"
 
 
@@ -123,6 +124,11 @@ class Tally:
         self.seconds, self.codes, self.wrong = [], Counter(), []
         self.lock = threading.Lock()
 
+    def enough(self, until):
+        """Whether time is up; a machine that had no time for a few answers gets a minute more."""
+        late = time.monotonic() - until
+        return late > 0 and (len(self.seconds) >= FEW or late > 60)
+
     def add(self, code, seconds, wrong):
         with self.lock:
             self.codes[code] += 1
@@ -137,7 +143,7 @@ def client(address, expected, images, until, seed, tally):
     rng = np.random.default_rng(seed)
     good = good_requests(images)
     with httpx.Client(base_url=address, timeout=60) as connection:
-        while time.monotonic() < until:
+        while not tally.enough(until):
             bad = rng.random() < 0.2
             # made anew: one of them is a stream, which can be sent once
             requests = bad_requests(images) if bad else good

@@ -56,6 +56,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 async def drain(request: Request, limits: Limits) -> None:
     """Read on for a while and forget it."""
+    from starlette.requests import ClientDisconnect
+
     size = 0
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
@@ -63,7 +65,8 @@ async def drain(request: Request, limits: Limits) -> None:
                 size += len(part)
                 if size > DRAIN_FACTOR * limits.body_bytes:
                     return
-    except (TimeoutError, RuntimeError):  # RuntimeError: the stream has been read to its end
+    # RuntimeError: the stream has been read to its end
+    except (TimeoutError, RuntimeError, ClientDisconnect):
         return
 
 

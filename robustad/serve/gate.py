@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("robustad.serve")
+GONE = 499  # in the metrics alone, as proxies write it
 # Always answered, so that a busy service is not taken for a dead one.
 EXEMPT = ("/v2/health/", "/metrics")
 
@@ -42,7 +43,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        from starlette.requests import Request
+        from starlette.requests import ClientDisconnect, Request
 
         status = 500
         began = False
@@ -67,6 +68,8 @@ class Gate:
                 await answer(watched, refused)
             else:
                 await self.app(scope, receive, watched)
+        except ClientDisconnect:
+            status = GONE  # nobody is left to answer
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if not began:

@@ -182,6 +182,10 @@ def test_a_client_that_lies_about_the_length(service, client):
     with socket.create_connection((host, int(port)), timeout=30) as raw:
         raw.sendall(b"nonsense\r\n\r\n")
         assert b"400" in raw.recv(1000)
+    deadline = time.monotonic() + 30
+    while 'code="499"' not in client.get("/metrics").text and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert 'code="499"' in client.get("/metrics").text
     assert client.get("/v2/health/ready").status_code == 200
 
 
