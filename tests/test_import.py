@@ -50,7 +50,10 @@ def test_the_package_loads_in_no_time():
 
 @pytest.mark.parametrize(
     "module",
-    ["errors", "images", "geometry", "verdict", "prediction", "conformal", "runtime", "_files"],
+    [
+        *("errors", "images", "geometry", "verdict", "prediction", "conformal", "runtime", "_files"),
+        *("deploy", "deploy.worker", "serve"),
+    ],
 )
 def test_torch_free_modules(module):
     loaded = imported_by(f"import robustad.{module}")
