@@ -4,6 +4,7 @@
     robustad reproduce patchguard ... --out RUN
     python benchmarks/render_results.py --add fewshot_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add patchguard_NAME RUN [RUN ...]
+    python benchmarks/conformal_coverage.py --out benchmarks/results/conformal_NAME.json
     python benchmarks/render_results.py
 
 The first form collects finished runs into benchmarks/results/NAME.json with the machine they were
@@ -21,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from markdown import table
+from render_conformal import conformal
 from render_patchguard import patchguard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,6 +149,8 @@ def page() -> str:
         ]
     for path in sorted(RESULTS.glob("patchguard_*.json")):
         parts += patchguard(path.stem, json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("conformal_*.json")):
+        parts += conformal(path.stem, json.loads(path.read_text()))
     return "\n\n".join(parts).rstrip() + "\n"
 
 

@@ -275,7 +275,7 @@ def _reliability(probability: FloatArray, evaluation: Evaluation, key: str, axis
 def inner_axes(figure: Figure, *, left: float, right: float, bottom: float, top: float) -> Axes:
     """Axes with these margins in inches."""
     width, height = figure.get_size_inches()
-    return figure.addinner_axes(
+    return figure.add_axes(
         (
             left / width,
             bottom / height,

@@ -49,7 +49,7 @@ class Flags:
 
     curves: list[tuple[str, str]]
     names: list[str]
-    rows: list[tuple[str, list[tuple[str, str, str, str, str]]]]
+    rows: list[tuple[str, list[list[str]]]]
 
 
 def promise(evaluation: Evaluation, key: str) -> Promise | None:
@@ -86,8 +86,8 @@ def flags(evaluation: Evaluation, key: str) -> Flags | None:
         cells = []
         for name in names:
             flag = one.attack_flags[name]
-            shares = (percent(v) for v in (flag.rate, flag.rate_normal, flag.rate_anomalous))
-            cells.append((*shares, number(flag.auroc), number(flag.auroc_anomalous)))
+            shares = [percent(v) for v in (flag.rate, flag.rate_normal, flag.rate_anomalous)]
+            cells.append([*shares, number(flag.auroc), number(flag.auroc_anomalous)])
         rows.append((condition_name(condition), cells))
     return Flags(
         curves=[(FLAGS[name], _flag_roc(evaluation, [*attacked], name, key)) for name in names],
