@@ -1,13 +1,13 @@
 """What a detector says about a batch of images. Needs numpy alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from robustad.errors import InputError
-from robustad.verdict import Verdict
+from robustad.verdict import NOT_KNOWN, Verdict
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -51,7 +51,7 @@ class Prediction:
     verdict: list[Verdict]
     patch_scores: list[FloatArray]
     anomaly_map: list[FloatArray]
-    p_value: npt.NDArray[np.float64] = field(default=None)  # type: ignore[assignment]
+    p_value: npt.NDArray[np.float64] = NOT_KNOWN
     pixel_threshold: float | None = None
 
     def __post_init__(self) -> None:

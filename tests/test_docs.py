@@ -45,6 +45,7 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
         ("reproduce.md", 4),
         ("training.md", 3),
         ("robustness.md", 8),
+        ("guarantees.md", 20),
     ],
 )
 def test_examples_of_a_page_run(page, least):

@@ -51,8 +51,8 @@ def test_the_package_loads_in_no_time():
 @pytest.mark.parametrize(
     "module",
     [
-        *("errors", "images", "geometry", "verdict", "prediction", "conformal", "runtime", "_files"),
-        *("deploy", "deploy.worker", "serve"),
+        *("errors", "images", "geometry", "verdict", "prediction", "runtime", "_files"),
+        *("conformal", "deploy", "deploy.worker", "serve"),
     ],
 )
 def test_torch_free_modules(module):

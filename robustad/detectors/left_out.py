@@ -130,7 +130,7 @@ class LeftOutBank:
     def _without(self, fold: int) -> AnomalyDINO:
         """A detector fitted on the images outside a fold; it shares the backbone."""
         shared = {id(self._detector.backbone): self._detector.backbone}
-        twin = copy.deepcopy(self._detector, memo=shared)  # type: ignore[arg-type]
+        twin = copy.deepcopy(self._detector, memo=shared)
         pairs = zip(self._features, self._fold, strict=True)
         twin.remember([one for one, place in pairs if place != fold])
         return twin
