@@ -218,7 +218,7 @@ class AnomalyDINO(Detector):
         Returns
         -------
         AnomalyDINO
-            Itself. An earlier bank, calibrator and policy are dropped: they belong together.
+            Itself. An earlier bank, calibrators and policy are dropped: they belong together.
 
         Raises
         ------
@@ -249,7 +249,7 @@ class AnomalyDINO(Detector):
         self.bank = bank  # only now: a fit that fails leaves the detector as it was
         if whitening is not None:
             self.centre, self.whitening = whitening.centre, whitening.matrix
-        self.calibrator = None
+        self.calibrator = self.pixel_calibrator = None
         self.policy = type(self.policy)()
         return self
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from robustad._batching import runs
-from robustad.calibration import Calibrator
+from robustad.calibration import Calibrator, PixelPlatt, ScoreCalibrator
 from robustad.errors import InputError
 from robustad.geometry import Geometry
 from robustad.images import iter_images
@@ -58,6 +58,8 @@ class Detector(nn.Module, ABC):
     ----------
     calibrator : Calibrator or None
         Maps image scores to probabilities; None until `calibrate` is called or one is assigned.
+    pixel_calibrator : PixelPlatt or None
+        Maps values of the anomaly map to probabilities; None until `calibrate_pixels` is called.
     policy : Policy
         Maps probabilities to verdicts.
 
@@ -95,6 +97,7 @@ class Detector(nn.Module, ABC):
         self.map_sigma = map_sigma
         self.map_radius = map_radius
         self.calibrator: Calibrator | None = None
+        self.pixel_calibrator: PixelPlatt | None = None
         self.policy = Policy()
 
     @abstractmethod
@@ -169,6 +172,24 @@ class Detector(nn.Module, ABC):
         maps = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
         return gaussian_blur(maps, self.map_sigma, self.map_radius).squeeze(1)
 
+    def probability_map(self, anomaly_map: Tensor) -> Tensor:
+        """Probability of each pixel to be anomalous.
+
+        Parameters
+        ----------
+        anomaly_map : Tensor, (B, H, W), floating point
+            As of `anomaly_map`.
+
+        Returns
+        -------
+        Tensor, (B, H, W), in [0, 1]
+            Differentiable; NaN without a pixel calibrator.
+        """
+        pixel = self.pixel_calibrator
+        if pixel is None:
+            return torch.full_like(anomaly_map, float("nan"))
+        return torch.sigmoid(pixel.slope * anomaly_map + pixel.intercept)
+
     def prepare(self, images: Images) -> Tensor:
         """Decode, resize and crop images into one batch.
 
@@ -241,6 +262,7 @@ class Detector(nn.Module, ABC):
             raise InputError("images: expected at least one image, got none")
         score = np.asarray(scores, np.float32)
         probability = self.probability(score)
+        pixel = self.pixel_calibrator
         return Prediction(
             names=names,
             score=score,
@@ -249,6 +271,8 @@ class Detector(nn.Module, ABC):
             verdict=self.policy.decide(probability),
             patch_scores=grids,
             anomaly_map=maps,
+            probability_map=None if pixel is None else [pixel.predict_proba(one) for one in maps],
+            probability_interval=self._interval(score),
         )
 
     def probability(self, score: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -256,6 +280,15 @@ class Detector(nn.Module, ABC):
         if self.calibrator is None:
             return np.full(np.shape(score), np.nan)
         return self.calibrator.predict_proba(np.asarray(score, np.float64))
+
+    def _interval(
+        self, score: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+        """Interval of the probability, where the calibrator has a band."""
+        calibrator = self.calibrator
+        if not isinstance(calibrator, ScoreCalibrator) or calibrator.band is None:
+            return None
+        return calibrator.predict_interval(np.asarray(score, np.float64))
 
     def save(self, path: str | Path) -> None:
         """Save everything needed to predict again to one safetensors file; never pickled.

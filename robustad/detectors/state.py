@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from robustad._files import written_aside
-from robustad.calibration import calibrator_from_dict
+from robustad.calibration import PixelPlatt, calibrator_from_dict
 from robustad.detectors.base import Detector
 from robustad.errors import InputError, StateError, WeightsError
 from robustad.verdict import Policy
@@ -44,6 +44,8 @@ class DetectorState(BaseModel):
         Checked by the detector's own model.
     calibration : dict or None
         A calibrator's `to_dict`.
+    pixel_calibration : dict or None
+        A `PixelPlatt`'s `to_dict`.
     policy : PolicyState
         How probabilities become verdicts.
     """
@@ -55,10 +57,12 @@ class DetectorState(BaseModel):
     config: dict[str, Any]
     calibration: dict[str, Any] | None
     policy: PolicyState
+    pixel_calibration: dict[str, Any] | None = None
 
 
 def save(detector: Detector, path: str | Path) -> None:
     """Save a detector; see `Detector.save`."""
+    pixel = detector.pixel_calibrator
     state = DetectorState(
         method=detector.method,
         config=detector.config().model_dump(mode="json"),
@@ -67,6 +71,7 @@ def save(detector: Detector, path: str | Path) -> None:
             threshold=detector.policy.threshold,
             entropy_threshold=detector.policy.entropy_threshold,
         ),
+        pixel_calibration=None if pixel is None else pixel.to_dict(),
     )
     tensors = {name: t.detach().cpu().contiguous() for name, t in detector.saved_tensors().items()}
     with written_aside(path) as aside:
@@ -121,6 +126,8 @@ def load(path: str | Path) -> Detector:
         detector.policy = Policy(**state.policy.model_dump())
         if state.calibration is not None:
             detector.calibrator = calibrator_from_dict(state.calibration)
+        if state.pixel_calibration is not None:
+            detector.pixel_calibrator = PixelPlatt.from_dict(state.pixel_calibration)
     except (ValidationError, KeyError, InputError, StateError, WeightsError) as error:
         raise StateError(f"{path}: damaged or of another version: {_reason(error)}") from error
     return detector.eval()
