@@ -60,7 +60,7 @@ def p_values(
     if not smoothed:
         if seed is not None:
             raise InputError(f"seed: expected None without smoothed=True, got {seed}")
-        plain: FloatArray = (1.0 + at_least) / count
+        plain: FloatArray = np.asarray((1.0 + at_least) / count, np.float64)
         return plain
     above = held_out.size - np.searchsorted(ordered, values, side="right")
     draws = np.random.default_rng(seed).random(values.size)

@@ -87,7 +87,9 @@ class Job:
             self.model,
             providers=self.providers,
             threads=self.threads,
-            calibration=None if self.calibration is None else tuple(self.calibration),
+            calibration=None
+            if self.calibration is None
+            else (self.calibration[0], self.calibration[1]),
         )
         if self.threshold is not None:
             model.policy = replace(model.policy, threshold=self.threshold)

@@ -140,13 +140,13 @@ def _routes(app: Any, service: Service, request_class: Any, response_class: Any)
         handler.__annotations__["request"] = request_class
         handler.__annotations__["return"] = response_class
     score.__annotations__["return"] = Any
-    for path, handler in (
+    for path, ask in (
         ("/v2/health/live", live),
         ("/v2/health/ready", ready),
         ("/v2", server),
         ("/metrics", metrics),
     ):
-        app.add_api_route(path, handler, methods=["GET"], response_model=None)
+        app.add_api_route(path, ask, methods=["GET"], response_model=None)
     for version in ("", "/versions/{version}"):
         place = "/v2/models/{name}" + version
         app.add_api_route(place, model, methods=["GET"], response_model=None)

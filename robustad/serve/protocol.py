@@ -176,7 +176,7 @@ def _input(
         and all(type(n) is int and n > 0 for n in shape)
         and all(p in (-1, n) for p, n in zip(pattern, shape, strict=True))
     )
-    if not fits:
+    if not (isinstance(shape, list) and fits):
         _expected(f"shape of {name}", f"{pattern} with positive numbers for -1", shape)
     check_size(shape[0], _pixels(name, shape), limits)
     parameters = _parameters(entry, name)
@@ -287,7 +287,7 @@ def _stacked(name: str, values: Any) -> FloatArray:
 def _plain(array: FloatArray) -> list[float | None]:
     flat = array.ravel()
     if np.isfinite(flat).all():
-        return flat.tolist()  # type: ignore[no-any-return]
+        return [*flat.tolist()]
     return [float(value) if np.isfinite(value) else None for value in flat]
 
 
