@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy.typing as npt
@@ -84,11 +85,15 @@ def calibrate(
         raise InputError(
             f"entropy_false_alarm: expected a share in [0, 1), got {entropy_false_alarm}"
         )
-    detector.calibrator, detector.policy = fitted(
+    detector.calibrator, policy = fitted(
         scores,
         labels,
         threshold=threshold,
         entropy_false_alarm=entropy_false_alarm,
         defect_rate=defect_rate,
+    )
+    # what rests on p-values stays
+    detector.policy = replace(
+        detector.policy, threshold=policy.threshold, entropy_threshold=policy.entropy_threshold
     )
     return detector
