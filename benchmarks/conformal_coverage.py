@@ -144,7 +144,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=400, help="normal images a category")
     parser.add_argument("--draws", type=int, default=200, help="of shots")
     parser.add_argument("--size", type=int, default=64, help="edge of the images in pixels")
-    parser.add_argument("--category", nargs="+", default=["cloth", "metal"])
+    parser.add_argument(
+        "--category", nargs="+", default=["cloth", "metal"], help="added to those in the file"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     document: dict[str, Any] = {
@@ -152,13 +154,18 @@ def main() -> None:
         "date": datetime.now(tz=UTC).date().isoformat(),
         "settings": {
             "backbone": "filters", "image_size": options.size, "images": options.images,
-            "eps": "8/255", "confidence": CONFIDENCE, "categories": options.category,
+            "eps": "8/255", "confidence": CONFIDENCE,
         },
         "alphas": list(ALPHAS),
         "coverage": {},
         "shots": {},
         "flags": {},
     }  # fmt: skip
+    if options.out.is_file():
+        earlier = json.loads(options.out.read_text())
+        if earlier["settings"] != document["settings"]:
+            parser.error(f"{options.out}: was made with {earlier['settings']}")
+        document |= {part: earlier[part] for part in ("coverage", "shots", "flags")}
     for category in options.category:
         clean, attacked = scored(category, options.size, options.images)
         document["coverage"][category] = [

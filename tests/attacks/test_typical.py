@@ -39,7 +39,7 @@ def test_what_is_not_too_low_stays(linear):
 
 def test_adaptive_takes_it(linear):
     scorer, _ = linear((3, 4, 4), patches=1)
-    x = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+    x = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.02 + 0.5
     clean = scorer.aggregate(scorer.patch_scores(x))
     options = {"label": torch.ones(3), "attack": "adaptive", "eps": 0.05}
     plain = attack(scorer, x, **options)
