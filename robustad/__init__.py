@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustad import data, metrics, ops, runtime
+    from robustad import conformal, data, metrics, ops, runtime
     from robustad.attacks import AttackResult, attack
     from robustad.calibration import Platt, calibrate
     from robustad.detectors import AnomalyDINO, Detector, PatchGuard, PatchScorer, load
@@ -43,7 +43,7 @@ _HOME = {
     "verify": "robustad.export",
     "write_report": "robustad.report",
 }
-_MODULES = frozenset({"data", "metrics", "ops", "runtime"})
+_MODULES = frozenset({"conformal", "data", "metrics", "ops", "runtime"})
 
 __all__ = [
     "AnomalyDINO",
@@ -60,6 +60,7 @@ __all__ = [
     "__version__",
     "attack",
     "calibrate",
+    "conformal",
     "data",
     "evaluate",
     "export_onnx",

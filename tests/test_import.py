@@ -49,7 +49,11 @@ def test_the_package_loads_in_no_time():
 
 
 @pytest.mark.parametrize(
-    "module", ["errors", "images", "geometry", "verdict", "prediction", "runtime", "_files"]
+    "module",
+    [
+        *("errors", "images", "geometry", "verdict", "prediction", "runtime", "_files"),
+        *("conformal", "deploy", "deploy.worker", "serve"),
+    ],
 )
 def test_torch_free_modules(module):
     loaded = imported_by(f"import robustad.{module}")

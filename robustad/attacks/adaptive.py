@@ -8,6 +8,7 @@ from torch import Tensor
 from robustad.attacks.apgd import apgd
 from robustad.attacks.objectives import Objective, Scores, evading, image, image_relaxed, smooth
 from robustad.attacks.problem import Problem
+from robustad.attacks.typical import typical_instead
 from robustad.calibration import Calibrator, Platt
 
 # Steps on the patches (coarse, fine), and on the image score in three stages.
@@ -27,7 +28,9 @@ FINE = 0.25
 EVASION = 8.0
 
 
-def adaptive(problem: Problem, *, calibrator: Calibrator | None = None) -> Tensor:
+def adaptive(
+    problem: Problem, *, calibrator: Calibrator | None = None, typical: float | None = None
+) -> Tensor:
     """Chain APGD stages on objectives that suit the direction in which a score is to move.
 
     Parameters
@@ -37,12 +40,15 @@ def adaptive(problem: Problem, *, calibrator: Calibrator | None = None) -> Tenso
     calibrator : Calibrator, optional
         From score to probability. With one, what is returned also keeps the predictive entropy
         low, so as not to be deferred; the image score's worst case is recorded all the same.
+    typical : float, optional
+        Score that normal images have. With it, what is returned of an anomalous image scores no
+        lower, so as not to look too normal; see `robustad.attacks.typical`.
 
     Returns
     -------
     Tensor, (B, 3, H, W)
         Inside the ball: what moved the image score farthest, or with a calibrator what scores
-        best by `image - weight H(p)`.
+        best by `image - weight H(p)`; anomalous images not below `typical`.
 
     Notes
     -----
@@ -70,7 +76,8 @@ def adaptive(problem: Problem, *, calibrator: Calibrator | None = None) -> Tenso
             aim = _sly(calibrator)
         found = apgd(problem.aimed(aim), steps=steps, start=start, step_size=size * problem.eps)
         start = problem.worst()
-    return start if calibrator is None else found
+    made = start if calibrator is None else found
+    return made if typical is None else typical_instead(problem, made, typical)
 
 
 def _by_label(raising: Objective, lowering: Objective) -> Objective:

@@ -21,7 +21,7 @@ class Options:
 
     Attributes
     ----------
-    steps, step_size, random, restarts, keep, probe, surrogate, calibrator, queries
+    steps, step_size, random, restarts, keep, probe, surrogate, calibrator, typical, queries
         See `attack`.
     """
 
@@ -34,6 +34,7 @@ class Options:
     probe: LinearProbe | None = None
     surrogate: PatchScorer | None = None
     calibrator: Calibrator | None = None
+    typical: float | None = None
 
     @property
     def given(self) -> list[str]:

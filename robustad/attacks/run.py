@@ -43,6 +43,7 @@ def attack(
     threshold: float | None = None,
     scale: LogitScale | None = None,
     calibrator: Calibrator | None = None,
+    typical: float | None = None,
     surrogate: PatchScorer | None = None,
     probe: LinearProbe | None = None,
     queries: int | None = None,
@@ -90,6 +91,9 @@ def attack(
         default: none for detectors whose scores are logits, else each image's own.
     calibrator : Calibrator, optional
         From score to probability: `adaptive` then also evades the entropy flag with `x_adv`.
+    typical : float, optional
+        Score that normal images have: `adaptive` then leaves anomalous images there, so as not
+        to look too normal.
     surrogate : PatchScorer, optional
         Differentiable stand-in for transfer attacks.
     probe : LinearProbe, optional
@@ -136,6 +140,7 @@ def attack(
         probe=probe,
         surrogate=surrogate,
         calibrator=calibrator,
+        typical=typical,
     )
     _check_options(options, chosen)
     if seeds is not None and len(seeds) != x.shape[0]:

@@ -93,7 +93,9 @@ def preview(
     if masks is not None and method != "files":
         raise InputError(f"--masks: only --foreground files takes them, got {method}")
     options = {"weights": weights, "backbone": backbone, "folder": masks}
-    given = {f"foreground.{name}": str(value) for name, value in options.items() if value}
+    given: dict[str, str | None] = {
+        f"foreground.{name}": str(value) for name, value in options.items() if value
+    }
     if method != "files":  # a folder that the preset names is of no use then
         given |= {"foreground.folder": None}
     run = changed(run, {"foreground.method": method, **given}, source="preview")

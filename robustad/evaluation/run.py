@@ -16,7 +16,7 @@ from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.evaluation.batches import batches
 from robustad.evaluation.checks import checks_of, merged
-from robustad.evaluation.fixed import Fixed, calibration_report, learned, own
+from robustad.evaluation.fixed import Fixed, calibration_report, conformal_report, learned, own
 from robustad.evaluation.hashes import detector_hash, joined_hash
 from robustad.evaluation.passes import attack_passes, clean_pass, run_shard, skipping_passes
 from robustad.evaluation.plan import Plan, Precision, Shard, check_shard
@@ -60,9 +60,9 @@ def evaluate(
     samples : sequence of Sample
         Labelled evaluation images with both classes.
     calibration : sequence of Sample, optional
-        Labelled images, none of them in `samples`, to fit Platt's curve, thresholds, the scale of
-        logits and the linear probe on. Without them the detector's own calibrator and policy are
-        used, if it has any.
+        Labelled images, none of them in `samples`, to fit Platt's curve, thresholds, p-values, the
+        scale of logits and the linear probe on. Without them the detector's own calibrator,
+        held-out scores and policy are used, if it has any.
     attacks : sequence of str, default ("fgsm_probe", "fgsm", "pgd10")
         Names as `robustad.attacks.preset` takes them. `fgsm_probe` needs `calibration` with masks;
         to objectives that look at masks, an anomalous image without one is anomalous everywhere.
@@ -282,6 +282,7 @@ def _evaluation(
         epsilons=[*plan.radii] if plan.attacks else [],
         conditions=conditions,
         calibration=calibration_report(fixed, conditions[CLEAN], labels),
+        conformal=conformal_report(fixed),
         hashes={
             "detector": work.detector_hash,
             "data": joined_hash(work.hashes(range(len(samples)))),

@@ -15,6 +15,7 @@ from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.evaluation.batches import Batch
 from robustad.evaluation.fixed import Fixed
+from robustad.evaluation.flags import attack_flags
 from robustad.evaluation.result import CLEAN, Condition, Metrics
 from robustad.evaluation.store import Outcome
 from robustad.metrics import (
@@ -116,6 +117,16 @@ def condition(one: Pass, labels: Labels, fixed: Fixed, clean: list[float]) -> Co
         seconds=one.seconds,
     )
     calibrator, policy = fixed.calibrator, fixed.policy
+    if fixed.conformal is not None:
+        made.p_value = fixed.conformal.p_values(score).tolist()
+    made.attack_flags = attack_flags(
+        score,
+        labels,
+        calibrator=calibrator,
+        conformal=fixed.conformal,
+        policy=policy,
+        clean=clean if attacked else None,
+    )
     if calibrator is not None:
         probability = calibrator.predict_proba(score)
         entropy = binary_entropy(probability)

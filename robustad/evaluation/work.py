@@ -113,6 +113,8 @@ class Work:
                 "precision": self.plan.precision,
                 **self.fixed.parts(),
             }
+            if preset(case.attack).optimiser == "adaptive":
+                parts["typical"] = self.fixed.typical
         return parts
 
     @staticmethod
@@ -153,6 +155,7 @@ class Work:
             threshold=self.fixed.threshold,
             scale=None if scale is None else LogitScale(*map(torch.tensor, scale)),
             calibrator=self.fixed.calibrator,
+            typical=self.fixed.typical,
             probe=self.fixed.probe if "probe" in needs else None,
             precision=torch.bfloat16 if self.plan.precision == "bf16" else None,
         )

@@ -50,7 +50,7 @@ class AnomalyDINOGraph(nn.Module):
         features = tokens
         if self.whiten:
             features = Whitening(self.get_buffer("centre"), self.get_buffer("whitening"))(tokens)
-        scores: Tensor = self.neighbours(features).mean(dim=2)
+        scores = detector.reduced(self.neighbours(features))
         if detector.mask:
             scores = scores * detector.foreground(tokens, image)
         return scores

@@ -50,6 +50,36 @@ class ScoreConfig(_Section):
     map_radius: int | None = Field(default=7, ge=1)
 
 
+class AugmentationConfig(_Section):
+    """What normal images may be changed by, each time one is drawn; nothing by default.
+
+    The published method changes nothing. What a part looks like under another exposure or the other
+    way round is no anomaly either, where the line says so: in MVTec AD's screw, normal test images
+    are darker than all others, and a network that never saw that takes it for the anomaly.
+
+    Attributes
+    ----------
+    brightness : float in [0, 1]
+        Largest amount added to or taken from all pixels of an image.
+    contrast : float in [0, 1)
+        Largest relative change of the distances of pixels to the image's mean.
+    flip : bool
+        Mirror left to right, top to bottom, both or neither, equally often.
+    quarter_turns : bool
+        Turn by 0, 90, 180 or 270 degrees, equally often.
+    """
+
+    brightness: float = Field(default=0.0, ge=0, le=1)
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    flip: bool = False
+    quarter_turns: bool = False
+
+    @property
+    def nothing(self) -> bool:
+        """Whether images stay as they are."""
+        return not (self.brightness or self.contrast or self.flip or self.quarter_turns)
+
+
 class AttackConfig(_Section):
     """The inner loop: how training images are attacked.
 
@@ -182,8 +212,9 @@ class OptimiserConfig(_Section):
     repeats : int >= 1
         Times every training image is drawn an epoch, each time with another pseudo-anomaly.
     chunk : int or None
-        Images a forward and backward pass; gradients of chunks add up to those of the batch, so
-        that this only bounds memory (batch normalisation sees chunks).
+        Images a forward and backward pass, in the attack too; gradients of chunks add up to those
+        of the batch, so that this only bounds memory (batch normalisation sees chunks). None
+        takes as many as suit the device: all on a GPU, what its caches hold on a CPU.
     """
 
     epochs: int = Field(default=300, ge=1)
@@ -235,7 +266,8 @@ class TrainingConfig(_Section):
         random starts.
     weights : str
         Initial weights of the body; see `robustad.backbones.create`.
-    network, score, pseudo, foreground, attack, loss, regulariser, optimiser, validation
+    network, score, augmentation, pseudo, foreground, attack, loss, regulariser, optimiser,
+    validation
         The parts.
     attack_precision, precision : {"auto", "float32", "bfloat16"}
         Of the inner loop and of the training passes; `auto` is bfloat16 where the hardware has
@@ -249,6 +281,7 @@ class TrainingConfig(_Section):
     weights: str = "random"
     network: NetworkConfig = NetworkConfig()
     score: ScoreConfig = ScoreConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     pseudo: PseudoConfig = PseudoConfig()
     foreground: ForegroundConfig = ForegroundConfig()
     attack: AttackConfig = AttackConfig()

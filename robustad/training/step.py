@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from robustad.training.loss import (
     patch_targets,
     term_weights,
 )
+from robustad.training.portions import images_at_once, portions
 from robustad.training.regulariser import layer_weights, regulariser
 
 
@@ -85,12 +86,13 @@ class Step:
         self.device = device
         # What is called in place of the network: ten of eleven passes are the attacks'.
         self.attackee: Any = torch.compile(network) if config.compile else network
-        self.trained: nn.Module = self.attackee
+        self.trained = cast("nn.Module", self.attackee)
         if processes.count > 1:
             self.trained = DistributedDataParallel(self.attackee)
         self.layers = layer_weights(config.regulariser, network)
         self.attack_dtype = resolve(config.attack_precision, device)
         self.dtype = resolve(config.precision, device)
+        self.at_once = config.optimiser.chunk or images_at_once(network, device)
 
     def attacked(
         self,
@@ -131,19 +133,22 @@ class Step:
             )
         if not strength or not self.config.attack.steps:
             return Batch(x, target, known, normal.shape[0])
-        adv = adversarial(
-            self.attackee,
-            x,
-            target,
-            self.config.attack,
-            top_k=self.top_k,
-            seeds=start_seeds,
-            start=None if start is None else x + start,
-            strength=strength,
-            dtype=self.attack_dtype,
-        )
+        adv = [
+            adversarial(
+                self.attackee,
+                x[part],
+                target[part],
+                self.config.attack,
+                top_k=self.top_k,
+                seeds=start_seeds[part],
+                start=None if start is None else x[part] + start[part],
+                strength=strength,
+                dtype=self.attack_dtype,
+            )
+            for part in portions(x.shape[0], self.at_once)
+        ]
         return Batch(
-            torch.cat([x, adv]),
+            torch.cat([x, *adv]),
             torch.cat([target, target]),
             torch.cat([known, known]),
             normal.shape[0],
@@ -161,11 +166,9 @@ class Step:
         )
         self.trained.train()
         self.optimiser.zero_grad(set_to_none=True)
-        chunk = config.optimiser.chunk or images
         total = torch.zeros(2, device=self.device)
-        for first in range(0, images, chunk):
-            part = slice(first, first + chunk)
-            last = first + chunk >= images
+        for part in portions(images, self.at_once):
+            last = part.stop == images
             shared = isinstance(self.trained, DistributedDataParallel) and not last
             with self.trained.no_sync() if shared else nullcontext():  # type: ignore[operator]
                 with autocast(self.device, self.dtype):

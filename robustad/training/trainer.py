@@ -19,13 +19,14 @@ from robustad.networks import set_fused_attention
 from robustad.progress import status
 from robustad.pseudo import PseudoAnomalies
 from robustad.training import checkpoint
+from robustad.training.augment import augmented
 from robustad.training.checkpoint import Progress
 from robustad.training.config import TrainingConfig
 from robustad.training.distributed import Processes
 from robustad.training.images import Images, split
 from robustad.training.log import Log
 from robustad.training.schedule import average, learning_rate
-from robustad.training.seeds import DROPOUT, ORDER, PSEUDO, START, seeds
+from robustad.training.seeds import AUGMENT, DROPOUT, ORDER, PSEUDO, START, seeds
 from robustad.training.step import Step
 from robustad.training.validation import Found, Validation
 from robustad.training.warm import WarmStarts
@@ -198,6 +199,12 @@ class Trainer:
         items = self.processes.share(batch)
         normal, foreground = self.images.take([row for row, _ in items], self.device)
         seed = self.config.seed
+        normal, foreground = augmented(
+            normal,
+            foreground,
+            self.config.augmentation,
+            seeds=[seeds(seed, AUGMENT, epoch, *item, count=1)[0] for item in items],
+        )
         pseudo_seeds = [seeds(seed, PSEUDO, epoch, *item, count=1)[0] for item in items]
         starts = [seeds(seed, START, epoch, *item, count=2) for item in items]
         warm = self.warm
