@@ -1,5 +1,3 @@
-import re
-
 import pytest
 
 from robustad.certificates import Certification
@@ -86,7 +84,8 @@ def test_the_page_stands_alone_and_says_what_is_certified(tmp_path):
         "robustad certify a --data b",
     ):
         assert part in text, part
-    assert "http" not in re.sub(r'"http://www\.w3\.org[^"]*"', "", text)
+    assert "http:" not in text.replace("http://www.w3.org", "")
+    assert "https:" not in text
     assert "<b>.safetensors" not in text
     assert write_certificate_report(made(), tmp_path / "again.html").read_text() == text
 
