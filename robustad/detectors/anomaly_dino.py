@@ -420,7 +420,7 @@ class AnomalyDINO(Detector):
         name = options.backbone
         weights = None if name.name == "filters" else "random"
         layers = None if name.name == "filters" else name.layers
-        backbone = create(name.name, weights, layers=layers)
+        backbone = create(name.name, weights, layers=layers, normalisation=name.normalisation)
         state = {
             key.removeprefix("backbone."): value
             for key, value in tensors.items()

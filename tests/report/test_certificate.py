@@ -1,5 +1,3 @@
-import re
-
 import pytest
 
 from robustad.certificates import Certification
@@ -86,7 +84,8 @@ def test_the_page_stands_alone_and_says_what_is_certified(tmp_path):
         "robustad certify a --data b",
     ):
         assert part in text, part
-    assert "http" not in re.sub(r'"http://www\.w3\.org[^"]*"', "", text)
+    assert "http:" not in text.replace("http://www.w3.org", "")
+    assert "https:" not in text
     assert "<b>.safetensors" not in text
     assert write_certificate_report(made(), tmp_path / "again.html").read_text() == text
 
@@ -109,13 +108,11 @@ def test_nothing_certified_and_violations_are_said_first():
     assert section.findings[0].startswith("1 attacked score left the certified interval")
 
 
-def test_as_a_section_of_an_evaluations_report(tmp_path, request):
-    evaluation = request.getfixturevalue("evaluation")
-    one = evaluation() if callable(evaluation) else evaluation
-    text = write_report(one, tmp_path / "r.html", certification=made()).read_text()
+def test_as_a_section_of_an_evaluations_report(tmp_path, evaluation):
+    text = write_report(evaluation, tmp_path / "r.html", certification=made()).read_text()
     assert '<a href="#certificate">Certificate</a>' in text
     assert "What no attack can do" in text
-    assert 'href="#certificate"' not in write_report(one, tmp_path / "s.html").read_text()
+    assert 'href="#certificate"' not in write_report(evaluation, tmp_path / "s.html").read_text()
 
 
 @pytest.mark.parametrize("radius", [0.0, 0.25])
