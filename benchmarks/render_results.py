@@ -2,8 +2,10 @@
 
     robustad reproduce fewshot ... --out RUN      (see docs/results.md for the commands)
     robustad reproduce patchguard ... --out RUN
+    robustad reproduce defences ... --out RUN
     python benchmarks/render_results.py --add fewshot_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add patchguard_NAME RUN [RUN ...]
+    python benchmarks/render_results.py --add defences_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add attacks_NAME RUN [RUN ...]     (of attack_table.py)
     python benchmarks/conformal_coverage.py --out benchmarks/results/conformal_NAME.json
     python benchmarks/render_results.py
@@ -25,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from markdown import table
 from render_attacks import attacks
 from render_conformal import conformal
+from render_defences import defences
 from render_patchguard import patchguard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,8 +62,9 @@ def add(name: str, runs: list[Path]) -> None:
     }
     for one in document["sets"].values():
         study = one["study"]
-        if "weights" in study:  # of the few-shot study; PatchGuard's are overrides
-            study["weights"] = Path(study["weights"]).name if study["weights"] else None
+        for key in ("weights", "robust_weights"):  # PatchGuard's are overrides
+            if key in study:
+                study[key] = Path(study[key]).name if study[key] else None
         if "overrides" in study:
             study["overrides"] = [named(text) for text in study["overrides"]]
             one["notes"] = []  # they repeat the overrides
@@ -153,6 +157,8 @@ def page() -> str:
         parts += patchguard(path.stem, json.loads(path.read_text()))
     for path in sorted(RESULTS.glob("conformal_*.json")):
         parts += conformal(path.stem, json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("defences_*.json")):
+        parts += defences(path.stem, json.loads(path.read_text()))
     return "\n\n".join(parts).rstrip() + "\n"
 
 

@@ -90,8 +90,8 @@ def defences(
     for table in outcome.tables():
         shown = RichTable(title=table.title, title_justify="left")
         for index, column in enumerate(table.columns):
-            shown.add_column(column, justify="right" if index else "left")
-        for row in table.rows:
-            shown.add_row(*row)
+            shown.add_column(column, justify="right" if index else "left", no_wrap=not index)
+        for name, *cells in table.rows:
+            shown.add_row(name.partition(":")[0], *cells)
         Console().print(shown)
     common.say.print(f"wrote {out / 'tables.md'} and {out / 'tables.json'}")
