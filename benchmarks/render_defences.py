@@ -67,8 +67,8 @@ def defences(title: str, document: dict[str, Any]) -> list[str]:
     where = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
     parts = [
         f"## {title}\n\nDefences for memory banks: image AUROC clean and in the worst case over "
-        "the attacks, which go through the whole defence, and what that gains over `none` on the same "
-        f"images. A gain inside the 95% interval is none. {document['date']}; {where}."
+        "the attacks, which go through the whole defence, and what that gains over `none` on the "
+        f"same images. A gain inside the 95% interval is none. {document['date']}; {where}."
     ]
     for name, one in document["sets"].items():
         radii = one["study"]["eps"]
