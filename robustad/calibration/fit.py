@@ -119,7 +119,9 @@ def calibrate(
     )
     # what rests on p-values stays
     detector.policy = replace(
-        detector.policy, threshold=policy.threshold, entropy_threshold=policy.entropy_threshold
+        detector.policy or policy,
+        threshold=policy.threshold,
+        entropy_threshold=policy.entropy_threshold,
     )
     return detector
 

@@ -61,6 +61,7 @@ def smoothed_target(
         denoiser=denoiser or detector.denoiser,
     )
     made.calibrator, made.policy = detector.calibrator, detector.policy
+    made.conformal, made.pixel_threshold = detector.conformal, detector.pixel_threshold
     return made, name
 
 

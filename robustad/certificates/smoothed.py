@@ -66,7 +66,7 @@ class SmoothedDetector(Detector):
     Attributes
     ----------
     base : Detector
-        As given; its calibrator and policy are not used.
+        As given; what it makes of its own scores is not looked at.
 
     Raises
     ------
@@ -120,6 +120,7 @@ class SmoothedDetector(Detector):
             map_radius=base.map_radius,
         )
         self.scores_are_logits = base.scores_are_logits  # type: ignore[misc]
+        self.score_range = base.score_range  # type: ignore[misc]
         self.base = base
         self.sigma, self.draws, self.seed, self.batch_size = sigma, draws, seed, batch_size
         self.denoiser = denoiser
@@ -141,7 +142,7 @@ class SmoothedDetector(Detector):
         Returns
         -------
         SmoothedDetector
-            Itself. An earlier calibrator and policy are dropped.
+            Itself. An earlier calibrator, held-out scores and policy are dropped.
 
         Raises
         ------
@@ -161,8 +162,7 @@ class SmoothedDetector(Detector):
             for batch in other.copies(x, copies):
                 noisy += [one.contiguous().numpy() for one in batch.permute(0, 2, 3, 1).cpu()]
         fit(noisy, progress=progress)
-        self.calibrator = None
-        self.policy = type(self.policy)()
+        self.forget_calibration()
         return self
 
     def patch_scores(self, x: Tensor) -> Tensor:

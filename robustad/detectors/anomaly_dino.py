@@ -355,11 +355,15 @@ class AnomalyDINO(Detector):
         """
         if self.bank.shape[0] == 0:
             raise NotFittedError("this detector has no memory bank yet: call fit(images) first")
-        tokens = self.backbone(x)
-        features = self._transform(tokens)
+        features, mask = self.compared(x)
         distances, _ = cosine_nn(features.flatten(0, 1), self._packed_bank(), self._config.k)
-        mask = self.foreground(tokens, x) if self._config.mask else None
         return distances.reshape(*features.shape[:2], -1), mask
+
+    def compared(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features (B, N, D) as `patch_features` gives them, and the foreground, in one pass."""
+        tokens = self.backbone(x)
+        mask = self.foreground(tokens, x) if self._config.mask else None
+        return self._transform(tokens), mask
 
     def reduced(self, distances: Tensor) -> Tensor:
         """Patch scores (B, N), but for the foreground, of distances (B, N, k), ascending."""
@@ -416,7 +420,7 @@ class AnomalyDINO(Detector):
         name = options.backbone
         weights = None if name.name == "filters" else "random"
         layers = None if name.name == "filters" else name.layers
-        backbone = create(name.name, weights, layers=layers)
+        backbone = create(name.name, weights, layers=layers, normalisation=name.normalisation)
         state = {
             key.removeprefix("backbone."): value
             for key, value in tensors.items()

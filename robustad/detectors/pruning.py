@@ -1,4 +1,4 @@
-"""Dropping a memory bank's outliers."""
+"""How a memory bank's vectors lie to each other, and dropping its outliers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from robustad.ops import cosine_nn, pack_bank
 Outlyingness: TypeAlias = Literal["distance", "density"]
 # As in scikit-learn: duplicates have an infinite density otherwise.
 SOFTENING = 1e-10
+# Bank vectors that `spacing` looks at, and its least value: a bank of duplicates has none.
+SPACED, FLOOR = 4096, 1e-6
 
 
 def inliers(
@@ -109,3 +111,12 @@ def outlyingness(vectors: Tensor, *, by: Outlyingness = "distance", neighbours: 
     reach = torch.maximum(others, others[:, -1][near])
     density = 1.0 / (reach.mean(dim=1) + SOFTENING)
     return density[near].mean(dim=1) / density
+
+
+def spacing(bank: Tensor) -> float:
+    """Mean cosine distance of bank vectors (M, D) to the nearest other one; 1 for a lone vector."""
+    if bank.shape[0] < 2:
+        return 1.0
+    some = bank[:: -(-bank.shape[0] // SPACED)]
+    distances, _ = cosine_nn(some, bank, 2)
+    return max(FLOOR, float(distances[:, 1].mean()))

@@ -19,6 +19,7 @@ from robustad.verdict import Policy
 # Where each method's class is found; imported only when such a file is loaded.
 METHODS = {
     "anomaly_dino": ("robustad.detectors.anomaly_dino", "AnomalyDINO"),
+    "bank_ensemble": ("robustad.detectors.ensemble", "BankEnsemble"),
     "patchguard": ("robustad.detectors.patchguard", "PatchGuard"),
     "smoothed": ("robustad.certificates.smoothed", "SmoothedDetector"),
 }

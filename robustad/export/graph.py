@@ -18,7 +18,11 @@ from robustad.ops.reference.topk_mean import resolve_k, topk_mean_torch
 
 # Methods whose patch scores are written otherwise for export, and where: a module class that is
 # built from the detector and maps images to patch scores. All others are traced as they are.
-PATCH_GRAPHS = {"anomaly_dino": ("robustad.export.anomaly_dino", "AnomalyDINOGraph")}
+PATCH_GRAPHS = {
+    "anomaly_dino": ("robustad.export.anomaly_dino", "AnomalyDINOGraph"),
+    "bank_ensemble": ("robustad.export.bank_ensemble", "BankEnsembleGraph"),
+    "smoothed": ("robustad.export.smoothed", "refuse"),
+}
 # Patches an image, up to which the fraction of the top-k mean is checked.
 MAX_PATCHES = 2**20
 

@@ -176,8 +176,8 @@ def _findings(one: Certification) -> list[str]:
     if not one.simultaneous:
         together = count(len(one.images), "image")
         found.append(
-            f"Each bound is wrong with a chance of at most {one.alpha:g}, one of all {together}' "
-            f"with at most {percent(1 - one.confidence)}."
+            f"Each bound is wrong with a chance of at most {one.alpha:g}; the chance that any of "
+            f"{together} has a wrong one is at most {percent(1 - one.confidence)}."
         )
     if one.violations:
         found.insert(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN = (0.05, 0.1)  # promised rates that tables spell out
 FLAGS = {"entropy": "unsure (entropy)", "too_normal": "too normal (low p-value)"}
-RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
+RATES = (0.01, 0.05, 0.1, 0.2)
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 

@@ -39,8 +39,9 @@ def test_normal_images_alone(run, detector, folder):
     assert any("at most 10% of normal images are called anomalous" in s for s in found["promises"])
     records = json.loads(run("predict", detector, folder, "--json")[1])
     assert {record["verdict"] for record in records} <= {"accept", "reject", "defer"}
-    assert sum(record["verdict"] == "reject" for record in records) == 1
+    # a held-out image is its own neighbour in rank: none has the smallest p-value
     assert min(record["p_value"] for record in records) == pytest.approx(2 / 13)
+    assert sum(record["verdict"] == "defer" for record in records) == 2
 
 
 def test_promises_in_words(run, detector, folder, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -191,6 +192,81 @@ def test_without_ray(data, exported, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"ray is needed .*robustad\[ray\]"):
         score(data, exported.path, tmp_path / "out", engine="ray")
+
+
+class StandIn(types.ModuleType):
+    """As much of Ray as the engine uses, in this process: actors that die when told to."""
+
+    class RayActorError(Exception):
+        pass
+
+    class RayTaskError(Exception):
+        def __init__(self, cause):
+            super().__init__(str(cause))
+            self.cause = cause
+
+    def __init__(self, deaths):
+        super().__init__("ray")
+        self.exceptions = self
+        self.deaths, self.killed, self.up, self.options = list(deaths), 0, False, None
+
+    def is_initialized(self):
+        return self.up
+
+    def init(self, **_):
+        self.up = True
+
+    def shutdown(self):
+        self.up = False
+
+    def kill(self, actor):
+        self.killed += 1
+
+    def wait(self, tasks, num_returns):
+        return tasks[-num_returns:], tasks[:-num_returns]
+
+    def get(self, task):
+        return task()
+
+    def remote(self, **options):
+        self.options = options
+        return lambda kind: types.SimpleNamespace(remote=lambda job: self.actor(kind(job)))
+
+    def actor(self, worker):
+        def call(shard):
+            def task():
+                if shard.index in self.deaths:
+                    self.deaths.remove(shard.index)
+                    raise self.RayActorError("killed")
+                try:
+                    return worker.score(shard)
+                except Exception as error:
+                    raise self.RayTaskError(error) from error
+
+            return task
+
+        return types.SimpleNamespace(score=types.SimpleNamespace(remote=call))
+
+
+def test_the_ray_engine_against_a_stand_in(data, exported, tmp_path, monkeypatch):
+    ray = StandIn(deaths=[0, 3, 3])
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    options = {"engine": "ray", "workers": 2, "shard_size": 8}
+    found = score(data, exported.path, tmp_path / "ray", **options)
+    expected = score(data, exported.path, tmp_path / "local", shard_size=8)
+    assert found.computed == 5
+    assert found.results.read_bytes() == expected.results.read_bytes()
+    assert (ray.deaths, ray.killed, ray.up, ray.options) == (
+        [],
+        2,
+        False,
+        {"num_cpus": 1, "max_restarts": 0},
+    )
+    monkeypatch.setitem(sys.modules, "ray", StandIn(deaths=[1, 1, 1]))
+    with pytest.raises(StateError, match=r"1 of 5 shards could not be .*shard 1: its actor died 3"):
+        score(data, exported.path, tmp_path / "again", **options)
+    assert len(list((tmp_path / "again" / "shards").iterdir())) == 4
+    assert score(data, exported.path, tmp_path / "again", **options).computed == 1
 
 
 @pytest.mark.slow
