@@ -83,6 +83,7 @@ def fit(
 
     Examples
     --------
+    >>> import numpy as np
     >>> import robustad
     >>> rng = np.random.default_rng(0)
     >>> normal = rng.integers(0, 50, (24, 64, 64, 3), dtype=np.uint8)
