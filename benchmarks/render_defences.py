@@ -32,8 +32,8 @@ def command(name: str, study: dict[str, Any]) -> str:
     given = " ".join(f"--{key} {value}" for key, value in options.items() if value is not None)
     mask = " --mask" if study["mask"] else ""
     return (
-        f"robustad reproduce defences --dataset {study['dataset']} --data DATA/{name} {given}{mask} "
-        f"--seed {study['seed']} --out runs/{name}"
+        f"robustad reproduce defences --dataset {study['dataset']} --data DATA/{name} {given}"
+        f"{mask} --seed {study['seed']} --out runs/{name}"
     )
 
 
@@ -66,9 +66,10 @@ def defences(title: str, document: dict[str, Any]) -> list[str]:
     """Make the paragraphs of one result file: a table a category, and the commands."""
     where = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
     parts = [
-        f"## {title}\n\nDefences for memory banks: image AUROC clean and in the worst case over the "
-        "attacks, which go through the whole defence, and what that gains over `none` on the same "
-        f"images. A gain inside the 95% interval is none. {document['date']}; {where}."
+        f"## {title}\n\nDefences for memory banks: image AUROC clean and in the worst case over "
+        "the attacks, which go through the whole defence, and what that gains over `none` on the "
+        "same images. A gain much smaller than the 95% interval is wide says nothing. "
+        f"{document['date']}; {where}."
     ]
     for name, one in document["sets"].items():
         radii = one["study"]["eps"]
