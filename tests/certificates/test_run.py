@@ -178,6 +178,12 @@ def test_early_stops_are_sound_and_save_draws(detector, chosen, tmp_path, monkey
         assert one.upper[0] >= same.upper[0]
     lost = certify(detector, chosen, thresholds=[min(scores) - 1], early=True, **options)
     assert all(one.draws == 32 for one in lost.images)  # normal ones wrong already, others right
+    clean = {**options, "radii": [0.0]}
+    still = certify(
+        detector, chosen, thresholds=[between], early=True, attacks=["pgd1_l2"], **clean
+    )
+    assert still.violations == 0
+    assert still.points[0].attacked.chosen == ["clean"] * 6
     with pytest.raises(InputError, match="early: expected thresholds with it, got none"):
         certify(detector, chosen, early=True, **options)
 
