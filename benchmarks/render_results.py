@@ -7,6 +7,7 @@
     python benchmarks/render_results.py --add patchguard_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add defences_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add attacks_NAME RUN [RUN ...]     (of attack_table.py)
+    python benchmarks/conformal_coverage.py --out benchmarks/results/conformal_NAME.json
     python benchmarks/render_results.py
 
 The first form collects finished runs into benchmarks/results/NAME.json with the machine they were
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from markdown import table
 from render_attacks import attacks
+from render_conformal import conformal
 from render_defences import defences
 from render_patchguard import patchguard
 
@@ -153,6 +155,8 @@ def page() -> str:
         ]
     for path in sorted(RESULTS.glob("patchguard_*.json")):
         parts += patchguard(path.stem, json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("conformal_*.json")):
+        parts += conformal(path.stem, json.loads(path.read_text()))
     for path in sorted(RESULTS.glob("defences_*.json")):
         parts += defences(path.stem, json.loads(path.read_text()))
     return "\n\n".join(parts).rstrip() + "\n"

@@ -1,13 +1,13 @@
 """What a detector says about a batch of images. Needs numpy alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from robustad.errors import InputError
-from robustad.verdict import Verdict
+from robustad.verdict import NOT_KNOWN, Verdict
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -37,6 +37,10 @@ class Prediction:
         Smoothed map at the size of the original image.
     pixel_threshold : float or None, default None
         Map value from which a pixel belongs to a defect, see `robustad.conformal.fit_pixels`.
+    probability_map : list of array, (H, W), float32 in [0, 1], or None
+        Probability of each pixel to be anomalous; None where pixels are not calibrated.
+    probability_interval : (low, high), each array (B,), float64 in [0, 1], or None
+        Bootstrap interval of the probability; None where the calibrator has none.
 
     Raises
     ------
@@ -51,8 +55,10 @@ class Prediction:
     verdict: list[Verdict]
     patch_scores: list[FloatArray]
     anomaly_map: list[FloatArray]
-    p_value: npt.NDArray[np.float64] = field(default=None)  # type: ignore[assignment]
+    p_value: npt.NDArray[np.float64] = NOT_KNOWN
     pixel_threshold: float | None = None
+    probability_map: list[FloatArray] | None = None
+    probability_interval: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
 
     def __post_init__(self) -> None:
         given = np.full(len(self.names), np.nan) if self.p_value is None else self.p_value
@@ -83,19 +89,27 @@ class Prediction:
         """One JSON-ready dict an image: name, score, probability, entropy, p_value, verdict.
 
         Probability, entropy and p-value are None where the detector does not know them, and so is
-        any number that JSON cannot write (NaN, infinity).
+        any number that JSON cannot write (NaN, infinity). Where there is an interval of the
+        probability, its ends are `probability_low` and `probability_high`.
         """
         return [
             {
                 "name": self.names[i],
                 "score": _or_none(self.score[i]),
                 "probability": _or_none(self.probability[i]),
+                **self._ends(i),
                 "entropy": _or_none(self.entropy[i]),
                 "p_value": _or_none(self.p_value[i]),
                 "verdict": str(self.verdict[i]),
             }
             for i in range(len(self))
         ]
+
+    def _ends(self, i: int) -> dict[str, float | None]:
+        if self.probability_interval is None:
+            return {}
+        low, high = self.probability_interval
+        return {"probability_low": _or_none(low[i]), "probability_high": _or_none(high[i])}
 
 
 def _or_none(value: np.floating[Any]) -> float | None:

@@ -135,6 +135,31 @@ def probability_of(state: Mapping[str, Any], scores: npt.ArrayLike) -> FloatArra
     return curve(np.asarray(scores, np.float64), **{name: state[name] for name in names})
 
 
+def interval_of(
+    state: Mapping[str, Any], scores: npt.ArrayLike
+) -> tuple[FloatArray, FloatArray] | None:
+    """Interval of the probability by a saved calibrator's band; None if it has none.
+
+    Parameters
+    ----------
+    state : mapping
+        As a calibrator's `to_dict` gives it.
+    scores : array, (n,)
+        Raw scores; NaN stays NaN.
+
+    Returns
+    -------
+    (low, high), each array (n,), float64 in [0, 1], or None
+        Around `probability_of`: beyond the scores tabulated, wide enough to hold it.
+    """
+    band = state.get("band")
+    if band is None:
+        return None
+    values, p = np.asarray(scores, np.float64), probability_of(state, scores)
+    low, high = (np.interp(values, band["scores"], band[end]) for end in ("low", "high"))
+    return np.minimum(low, p), np.maximum(high, p)
+
+
 def check_state(state: Mapping[str, Any], where: str = "calibration") -> dict[str, Any]:
     """Check by hand what `probability_of` relies on: a line PC has no pydantic.
 

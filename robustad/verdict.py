@@ -1,7 +1,7 @@
 """From evidence to verdict: one small policy, shared by the detectors and the runtime."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from robustad.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+NOT_KNOWN: Any = None  # becomes an array of NaN
 
 
 class Verdict(StrEnum):
@@ -48,10 +49,10 @@ class Evidence:
         If all are None, or their shapes differ.
     """
 
-    probability: npt.NDArray[Any] = field(default=None)  # type: ignore[assignment]
-    p_value: npt.NDArray[Any] = field(default=None)  # type: ignore[assignment]
-    low_p_value: npt.NDArray[Any] = field(default=None)  # type: ignore[assignment]
-    anomaly_p_value: npt.NDArray[Any] = field(default=None)  # type: ignore[assignment]
+    probability: npt.NDArray[Any] = NOT_KNOWN
+    p_value: npt.NDArray[Any] = NOT_KNOWN
+    low_p_value: npt.NDArray[Any] = NOT_KNOWN
+    anomaly_p_value: npt.NDArray[Any] = NOT_KNOWN
 
     def __post_init__(self) -> None:
         given = {f.name: getattr(self, f.name) for f in fields(self)}

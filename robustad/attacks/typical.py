@@ -24,9 +24,9 @@ def typical_instead(problem: Problem, found: Tensor, typical: float) -> Tensor:
     Returns
     -------
     Tensor, (B, 3, H, W)
-        `found`, but for anomalous images that score below `typical` and whose clean image does
-        not: these lie on the line from the clean image, where the score comes to `typical` from
-        above, or just below it.
+        `found`, but for anomalous images that score below `typical`: these lie on the line from
+        the clean image, where the score falls to `typical` or just below it. Where the clean
+        image is below already, it is what is returned: nothing is to be gained.
 
     Notes
     -----
@@ -40,10 +40,12 @@ def typical_instead(problem: Problem, found: Tensor, typical: float) -> Tensor:
     part = problem.select(anomalous)
     reached = part.scores(found[anomalous]).image
     start = part.detector.aggregate(part.clean)
-    low = (reached < typical) & (start >= typical)
-    if not bool(low.any()):
-        return found
-    rows = anomalous[low]
+    made = found.clone()
+    done = anomalous[start < typical]
+    made[done] = problem.x[done]
+    rows = anomalous[(reached < typical) & (start >= typical)]
+    if not len(rows):
+        return made
     part = problem.select(rows)
     step = found[rows] - part.x
     near, far = torch.zeros(len(rows)).to(found), torch.ones(len(rows)).to(found)
@@ -51,7 +53,6 @@ def typical_instead(problem: Problem, found: Tensor, typical: float) -> Tensor:
         middle = (near + far) / 2
         below = part.scores(_along(part, step, middle)).image < typical
         near, far = torch.where(below, near, middle), torch.where(below, middle, far)
-    made = found.clone()
     made[rows] = _along(part, step, far)
     return made
 

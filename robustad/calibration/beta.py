@@ -10,7 +10,8 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from robustad.calibration._labelled import Labelled
 from robustad.calibration._logistic import fit_logistic
-from robustad.calibration.score_calibrator import CalibratorState, ScoreCalibrator
+from robustad.calibration.score_calibrator import ScoreCalibrator
+from robustad.calibration.state import CalibratorState
 from robustad.errors import InputError
 from robustad.metrics._checks import FloatArray, check_fraction
 from robustad.probability import beta_features, logit

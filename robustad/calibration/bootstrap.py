@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from robustad.calibration._labelled import Labelled, check_labelled
-from robustad.calibration.score_calibrator import Band, ScoreCalibrator
+from robustad.calibration.score_calibrator import ScoreCalibrator
+from robustad.calibration.state import Band
 from robustad.errors import InputError
 from robustad.metrics._checks import FloatArray, check_fraction
 from robustad.metrics.bootstrap import resampled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
@@ -105,7 +106,7 @@ def calibrate(
         raise InputError(
             f"entropy_false_alarm: expected a share in [0, 1), got {entropy_false_alarm}"
         )
-    detector.calibrator, detector.policy = fitted(
+    detector.calibrator, policy = fitted(
         scores,
         labels,
         sample_weight,
@@ -115,6 +116,12 @@ def calibrate(
         defect_rate=defect_rate,
         bootstrap=bootstrap,
         detector=detector,
+    )
+    # what rests on p-values stays
+    detector.policy = replace(
+        detector.policy or policy,
+        threshold=policy.threshold,
+        entropy_threshold=policy.entropy_threshold,
     )
     return detector
 

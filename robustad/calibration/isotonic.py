@@ -6,7 +6,8 @@ import numpy as np
 from pydantic import Field, FiniteFloat, model_validator
 
 from robustad.calibration._labelled import Labelled
-from robustad.calibration.score_calibrator import CalibratorState, Probability, ScoreCalibrator
+from robustad.calibration.score_calibrator import ScoreCalibrator
+from robustad.calibration.state import CalibratorState, Probability
 from robustad.metrics._checks import FloatArray, check_fraction
 from robustad.probability import logit, sigmoid
 

@@ -7,7 +7,8 @@ from pydantic import Field, FiniteFloat
 
 from robustad.calibration._labelled import Labelled, standardised, too_close
 from robustad.calibration._logistic import fit_logistic
-from robustad.calibration.score_calibrator import CalibratorState, ScoreCalibrator
+from robustad.calibration.score_calibrator import ScoreCalibrator
+from robustad.calibration.state import CalibratorState
 from robustad.errors import InputError
 from robustad.metrics._checks import check_fraction
 from robustad.probability import logit, sigmoid

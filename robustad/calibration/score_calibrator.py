@@ -5,67 +5,17 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import ValidationError
 
 from robustad.calibration._labelled import Labelled, check_labelled
+from robustad.calibration.state import Band, CalibratorState
 from robustad.errors import NotFittedError, StateError
 from robustad.metrics._checks import FloatArray, check_fraction, check_scores
-from robustad.probability import CURVES, logit, probability_of, shifted
-
-Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Band(BaseModel):
-    """A pointwise bootstrap interval of the probability, tabulated over scores.
-
-    Attributes
-    ----------
-    level : float in (0, 1)
-        Nominal coverage at each score.
-    draws : int
-        Calibration sets drawn anew.
-    scores, low, high : list of float
-        The probability's interval at rising scores; straight lines between them.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    level: Share
-    draws: Annotated[int, Field(ge=1)]
-    scores: Annotated[list[FiniteFloat], Field(min_length=2)]
-    low: list[Probability]
-    high: list[Probability]
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if not len(self.scores) == len(self.low) == len(self.high):
-            raise ValueError("scores, low and high: expected equal lengths")
-        if not (np.diff(self.scores) > 0).all():
-            raise ValueError("scores: expected rising numbers")
-        return self
-
-
-class CalibratorState(BaseModel):
-    """What every fitted calibrator is saved with, besides its method's own parameters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    n_normal: Annotated[int, Field(ge=1)] = Field(description="Normal images fitted to.")
-    n_anomalous: Annotated[int, Field(ge=1)] = Field(description="Anomalous images fitted to.")
-    prevalence: Share = Field(description="Share of anomalies that the probabilities assume.")
-    before: dict[str, FiniteFloat] | None = Field(
-        default=None, description="Measures of the raw score taken as a probability."
-    )
-    after: dict[str, FiniteFloat] | None = Field(
-        default=None, description="The same measures of the calibrated probability."
-    )
-    band: Band | None = Field(default=None, description="Interval of the probability.")
-
+from robustad.probability import CURVES, interval_of, logit, probability_of, shifted
 
 S = TypeVar("S", bound=CalibratorState)
 
@@ -177,7 +127,7 @@ class ScoreCalibrator(ABC, Generic[S]):
         NotFittedError
             Before `fit`.
         """
-        return self._curve(self._fitted(), check_scores(scores, at_least=0))
+        return probability_of(self._plain(), check_scores(scores, at_least=0))
 
     def predict_interval(self, scores: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Interval of the probability, by the band.
@@ -199,16 +149,13 @@ class ScoreCalibrator(ABC, Generic[S]):
         NotFittedError
             Before `fit` and without a band; see `robustad.calibration.with_bootstrap_band`.
         """
-        band = self.band
-        if band is None:
+        found = interval_of(self._plain(), check_scores(scores, at_least=0))
+        if found is None:
             raise NotFittedError(
                 f"{type(self).__name__}: with_band(...) has to come first; "
                 "robustad.calibration.with_bootstrap_band makes one"
             )
-        values = check_scores(scores, at_least=0)
-        p = self._curve(self._fitted(), values)
-        low, high = (np.interp(values, band.scores, end) for end in (band.low, band.high))
-        return np.minimum(low, p), np.maximum(high, p)
+        return found
 
     @abstractmethod
     def score_at(self, probability: float) -> float:
@@ -388,9 +335,12 @@ class ScoreCalibrator(ABC, Generic[S]):
         """What `fit` warns of, now that the parameters are known."""
         return []
 
-    def _curve(self, state: S, values: FloatArray) -> FloatArray:
-        parameters = {name: getattr(state, name) for name in CURVES[self.method][1]}
-        return probability_of({"method": self.method, **parameters}, values)
+    def _plain(self) -> dict[str, Any]:
+        """What the formulas take, without copying the rest."""
+        state = self._fitted()
+        plain = {name: getattr(state, name) for name in CURVES[self.method][1]}
+        band = None if state.band is None else dict(state.band)
+        return {"method": self.method, **plain, "band": band}
 
     def _fitted(self) -> S:
         if self._state is None:

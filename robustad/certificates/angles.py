@@ -50,8 +50,8 @@ def angular_bounds(distances: Tensor, theta: float | Tensor) -> Bounds:
     Examples
     --------
     >>> found = angular_bounds(torch.tensor([0.0, 1.0, 2.0]), math.pi / 6)
-    >>> found.lower.round(decimals=2).tolist(), found.upper.round(decimals=2).tolist()
-    ([0.0, 0.5, 1.87], [0.13, 1.5, 2.0])
+    >>> [round(x, 1) for x in found.lower.tolist()], [round(x, 1) for x in found.upper.tolist()]
+    ([0.0, 0.5, 1.9], [0.1, 1.5, 2.0])
     """
     angle = torch.as_tensor(theta, dtype=torch.float64, device=distances.device)
     if not bool(((angle >= 0) & (angle <= math.pi)).all()):

@@ -106,7 +106,7 @@ def noisy_batches(
                 torch.add(rows[run.image], target, alpha=sigma, out=target)
 
             count = sum(run.count for run in runs)
-            targets = buffer[:count].split([run.count for run in runs])
+            targets = torch.split(buffer[:count], [run.count for run in runs])
             list(workers(fill, runs, targets))
             copies = buffer[:count].permute(0, 3, 1, 2)
             for first in range(0, count, batch_size):
@@ -118,7 +118,7 @@ def noise_of(runs: Sequence[Run], x: Tensor, seeds: Sequence[int]) -> Tensor:
     """Give the standard normal numbers (K, 3, H, W) behind some copies of images (B, 3, H, W)."""
     counts = [run.count for run in runs]
     noise = torch.empty(sum(counts), *x.shape[2:], 3, dtype=x.dtype, device=x.device)
-    for run, target in zip(runs, noise.split(counts), strict=True):
+    for run, target in zip(runs, torch.split(noise, counts), strict=True):
         _draw(run, target, seeds)
     return noise.permute(0, 3, 1, 2)
 

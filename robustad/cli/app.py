@@ -23,7 +23,9 @@ from robustad.cli import (
     reproduce,
     reproduce_defences,
     reproduce_patchguard,
+    score,
     screen,
+    serve,
     train,
     watch,
 )
@@ -73,6 +75,8 @@ app.command(cls=ManyValues)(screen.screen)
 app.command(cls=ManyValues)(preview.preview)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
+app.command(cls=ManyValues)(score.score)
+app.command(cls=ManyValues)(serve.serve)
 app.command(cls=ManyValues)(watch.watch)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
 reproduce.app.command(name="patchguard", cls=ManyValues)(reproduce_patchguard.patchguard)

@@ -84,6 +84,7 @@ def preview(
     from robustad.pseudo import PseudoAnomalies, published
     from robustad.pseudo.preview import preview_grid
     from robustad.training import preset as read_preset
+    from robustad.training.augment import augmented
     from robustad.training.presets import changed
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
@@ -93,7 +94,9 @@ def preview(
     if masks is not None and method != "files":
         raise InputError(f"--masks: only --foreground files takes them, got {method}")
     options = {"weights": weights, "backbone": backbone, "folder": masks}
-    given = {f"foreground.{name}": str(value) for name, value in options.items() if value}
+    given: dict[str, str | None] = {
+        f"foreground.{name}": str(value) for name, value in options.items() if value
+    }
     if method != "files":  # a folder that the preset names is of no use then
         given |= {"foreground.folder": None}
     run = changed(run, {"foreground.method": method, **given}, source="preview")
@@ -110,7 +113,8 @@ def preview(
     names = [sample.name for sample in chosen.train]
     # Another count must not change the pictures that both show.
     seeds = [seed * SEED_STRIDE + index for index in range(len(names))]
-    made = generator(images, area.to(where), seeds, names)
+    images, area = augmented(images, area.to(where), run.augmentation, seeds=seeds)
+    made = generator(images, area, seeds, names)
     with written_aside(out) as aside:
         Image.fromarray(preview_grid(images, made, area)).save(aside)
     common.say.print(f"wrote {out}")

@@ -76,12 +76,14 @@ def fit(
     Raises
     ------
     InputError
-        If images and scores are given both or neither, there are too few for a rate (the message
-        says how many it takes), a score is not finite, all are the same, or an option is out of
-        range. The detector is unchanged then.
+        If images and scores are given both or neither, the detector was not fitted on the images
+        that are to be left out (checked of `AnomalyDINO` alone), there are too few for a rate (the
+        message says how many it takes), a score is not finite, all are the same, or an option is
+        out of range. The detector is unchanged then.
 
     Examples
     --------
+    >>> import numpy as np
     >>> import robustad
     >>> rng = np.random.default_rng(0)
     >>> normal = rng.integers(0, 50, (24, 64, 64, 3), dtype=np.uint8)
@@ -110,6 +112,7 @@ def fit(
         raise InputError(f"scores: method {method!r} needs the images that it was fitted on")
     else:
         left_out = LeftOut(detector, normals, folds=folds)
+        left_out.check_fitted(detector)
         held_out, monotone = left_out.scores, left_out.monotone
     if anomalies is not None:
         anomalous_scores = detector.predict(anomalies, batch_size=batch_size).score

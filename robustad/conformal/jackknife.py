@@ -73,7 +73,8 @@ def jackknife_plus_p_values(
         raise InputError(f"fold: expected columns 0..{new.shape[1] - 1}, got {column.tolist()[:9]}")
     check_scores(new.ravel(), at_least=0)
     reached = (held_out >= new[:, column]).sum(axis=1)
-    return (1.0 + reached) / (1.0 + held_out.size)
+    found: FloatArray = (1.0 + reached) / (1.0 + held_out.size)
+    return found
 
 
 class JackknifePlus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ Pixels = npt.NDArray[np.float32]
 
 class _Scorer(Protocol):
     monotone: bool
+
+    def made(self, detector: Any) -> bool: ...
 
     def scores(self, pixels: Pixels, folds: Sequence[int] | None = None) -> FloatArray: ...
 
@@ -83,6 +85,18 @@ class LeftOut:
             ]
         )
 
+    def check_fitted(self, detector: Detector) -> None:
+        """Raise an InputError unless a detector was fitted on all of the images, as far as known.
+
+        A bank tells which images made it; of other detectors nothing is known.
+        """
+        if not self._scorer.made(detector):
+            raise InputError(
+                f"normals: are not the images that the detector was fitted on ({self.names[0]}, "
+                "...); leave-one-out scores of other images promise nothing: hold them out instead "
+                "(method 'split')"
+            )
+
     def scores_of(self, images: Images) -> FloatArray:
         """Scores (B, K), float64, of other images by each of the K detectors."""
         found = [self._scorer.scores(one.pixels) for one in iter_images(images)]
@@ -111,6 +125,9 @@ class _Refitted:
             kept = [one for one, where in zip(images, fold, strict=True) if where != place]
             twin.fit(kept)  # type: ignore[operator]
             self._twins.append(twin)
+
+    def made(self, detector: Any) -> bool:
+        return True
 
     def scores(self, pixels: Pixels, folds: Sequence[int] | None = None) -> FloatArray:
         wanted = range(len(self._twins)) if folds is None else folds

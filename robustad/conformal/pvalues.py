@@ -56,13 +56,15 @@ def p_values(
     values, held_out = check_scores(scores, at_least=0), check_scores(calibration, "calibration")
     ordered = np.sort(held_out)
     at_least = held_out.size - np.searchsorted(ordered, values, side="left")
+    count = 1.0 + held_out.size
     if not smoothed:
         if seed is not None:
             raise InputError(f"seed: expected None without smoothed=True, got {seed}")
-        return (1.0 + at_least) / (1.0 + held_out.size)
+        plain: FloatArray = np.asarray((1.0 + at_least) / count, np.float64)
+        return plain
     above = held_out.size - np.searchsorted(ordered, values, side="right")
     draws = np.random.default_rng(seed).random(values.size)
-    return (above + draws * (1.0 + at_least - above)) / (1.0 + held_out.size)
+    return (above + draws * (1.0 + at_least - above)) / count
 
 
 def weighted_p_values(
@@ -119,7 +121,8 @@ def weighted_p_values(
     total = from_top[0] + own
     if values.size and not bool((total > 0.0).all()):
         raise InputError("weights: expected one above 0, got only 0")
-    return (above + own) / total
+    found: FloatArray = (above + own) / total
+    return found
 
 
 def _weights(weights: npt.ArrayLike, name: str, size: int) -> FloatArray:

@@ -221,8 +221,9 @@ class ConformalScores:
             found = self.threshold_for_fpr(fpr, confidence=confidence)
             parts["p_value_threshold"] = found.expected_rate
         if defer is not None:
-            parts["p_value_defer"] = (required(n, defer, name="defer") + 1) / (n + 1)
-            if fpr is None or parts["p_value_defer"] <= (parts["p_value_threshold"] or 0.0):
+            limit = (required(n, defer, name="defer") + 1) / (n + 1)
+            parts["p_value_defer"] = limit
+            if limit <= (parts.get("p_value_threshold") or 1.0):
                 raise InputError(f"defer: expected more than fpr ({fpr}), got {defer}")
         if suspicion is not None:
             parts["suspicion_threshold"] = (required(n, suspicion, name="suspicion") + 1) / (n + 1)

@@ -3,7 +3,7 @@
 Needs what `robustad.runtime` needs, numpy and onnxruntime, and Pillow to read files.
 """
 
-# from robustad.deploy.score import ScoreSummary, score
+from robustad.deploy.score import ScoreSummary, score
 from robustad.deploy.watch import WatchSummary, watch
 
-__all__ = ["WatchSummary", "watch"]
+__all__ = ["ScoreSummary", "WatchSummary", "score", "watch"]

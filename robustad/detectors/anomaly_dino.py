@@ -243,8 +243,8 @@ class AnomalyDINO(Detector):
         Returns
         -------
         AnomalyDINO
-            Itself. An earlier bank, calibrator, held-out scores and policy are dropped: they belong
-            together.
+            Itself. An earlier bank, calibrators, held-out scores and policy are dropped: they
+            belong together.
 
         Raises
         ------

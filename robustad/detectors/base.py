@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from robustad._batching import runs
+from robustad.calibration import ScoreCalibrator
 from robustad.detectors.judgement import Judgement
 from robustad.errors import InputError
 from robustad.geometry import Geometry
@@ -56,7 +57,7 @@ class Detector(Judgement, nn.Module, ABC):
 
     Attributes
     ----------
-    calibrator, conformal, pixel_threshold, policy
+    calibrator, pixel_calibrator, conformal, pixel_threshold, policy
         What gives the scores a meaning; see `robustad.detectors.judgement.Judgement`.
 
     Notes
@@ -166,6 +167,24 @@ class Detector(Judgement, nn.Module, ABC):
         maps = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
         return gaussian_blur(maps, self.map_sigma, self.map_radius).squeeze(1)
 
+    def probability_map(self, anomaly_map: Tensor) -> Tensor:
+        """Probability of each pixel to be anomalous.
+
+        Parameters
+        ----------
+        anomaly_map : Tensor, (B, H, W), floating point
+            As of `anomaly_map`.
+
+        Returns
+        -------
+        Tensor, (B, H, W), in [0, 1]
+            Differentiable; NaN without a pixel calibrator.
+        """
+        pixel = self.pixel_calibrator
+        if pixel is None:
+            return torch.full_like(anomaly_map, float("nan"))
+        return torch.sigmoid(pixel.slope * anomaly_map + pixel.intercept)
+
     def prepare(self, images: Images) -> Tensor:
         """Decode, resize and crop images into one batch.
 
@@ -238,6 +257,7 @@ class Detector(Judgement, nn.Module, ABC):
             raise InputError("images: expected at least one image, got none")
         score = np.asarray(scores, np.float32)
         known = self.evidence(score)
+        pixel = self.pixel_calibrator
         return Prediction(
             names=names,
             score=score,
@@ -248,7 +268,18 @@ class Detector(Judgement, nn.Module, ABC):
             patch_scores=grids,
             anomaly_map=maps,
             pixel_threshold=None if self.pixel_threshold is None else self.pixel_threshold.value,
+            probability_map=None if pixel is None else [pixel.predict_proba(one) for one in maps],
+            probability_interval=self._interval(score),
         )
+
+    def _interval(
+        self, score: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+        """Interval of the probability, where the calibrator has a band."""
+        calibrator = self.calibrator
+        if not isinstance(calibrator, ScoreCalibrator) or calibrator.band is None:
+            return None
+        return calibrator.predict_interval(np.asarray(score, np.float64))
 
     def save(self, path: str | Path) -> None:
         """Save everything needed to predict again to one safetensors file; never pickled.

@@ -307,7 +307,7 @@ class BankEnsemble(Detector):
         return min(self._all(), key=lambda view: view.backbone.patch_size)
 
     def _all(self) -> list[AnomalyDINO]:
-        return [*self.views]  # type: ignore[list-item]
+        return [*self.views]
 
     def _row_names(self) -> list[str]:
         return [f"rows_{v}_{m}" for v in range(len(self.views)) for m in range(self._drawn)]
@@ -316,7 +316,8 @@ class BankEnsemble(Detector):
         count = view.bank.shape[0]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + place)
         drawn = [
-            torch.randint(count, (count,), generator=generator).unique() for _ in range(self._drawn)
+            torch.unique(torch.randint(count, (count,), generator=generator))
+            for _ in range(self._drawn)
         ]
         for rows in drawn:
             if len(rows) < view.k:

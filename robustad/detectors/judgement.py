@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from robustad.calibration import Calibrator
+from robustad.calibration import Calibrator, PixelPlatt
 from robustad.conformal.risk import RiskThreshold
 from robustad.conformal.scores import ConformalScores, evidence
 from robustad.errors import InputError
@@ -19,6 +19,8 @@ class Judgement:
     ----------
     calibrator : Calibrator or None
         Maps image scores to probabilities; None until `calibrate` is called or one is assigned.
+    pixel_calibrator : PixelPlatt or None
+        Maps values of the anomaly map to probabilities; None until `calibrate_pixels` is called.
     conformal : ConformalScores or None
         Held-out scores that give p-values; None until `robustad.conformal.fit` sets them.
     pixel_threshold : RiskThreshold or None
@@ -28,6 +30,7 @@ class Judgement:
     """
 
     calibrator: Calibrator | None = None
+    pixel_calibrator: PixelPlatt | None = None
     conformal: ConformalScores | None = None
     pixel_threshold: RiskThreshold | None = None
     policy: Policy = Policy()
@@ -81,8 +84,8 @@ class Judgement:
         return self.policy.decide(known, interval=(self._at(ends[:, 0]), self._at(ends[:, 1])))
 
     def forget_calibration(self) -> None:
-        """Drop what no longer fits a detector that has changed: calibrator, scores, policy."""
-        self.calibrator = self.conformal = self.pixel_threshold = None
+        """Drop what no longer fits a detector that has changed: calibrators, scores, policy."""
+        self.calibrator = self.pixel_calibrator = self.conformal = self.pixel_threshold = None
         self.policy = Policy()
 
     def _at(self, end: npt.NDArray[np.float64]) -> Evidence:

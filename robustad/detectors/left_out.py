@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from robustad.detectors.anomaly_dino import AnomalyDINO
+from robustad.detectors.bank import build_bank
 from robustad.errors import InputError
 from robustad.ops import cosine_nn, pack_bank
 
 FloatArray = npt.NDArray[np.float64]
+SAME = 1e-4  # cosine distance of vectors that differ by rounding
 
 
 class LeftOutBank:
@@ -97,6 +99,30 @@ class LeftOutBank:
         found = self._detector.aggregate(self._plain(x, wanted))
         return found.double().cpu().numpy()
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def made(self, detector: AnomalyDINO) -> bool:
+        """Whether a detector's bank consists of these images, in any order.
+
+        Raises
+        ------
+        InputError
+            If the detector has no bank.
+        """
+        bank, options = detector.bank, detector.config()
+        if bank.shape[0] == 0:
+            raise InputError("detector: has not been fitted yet: call fit(images) first")
+        # Of a coreset, before it was chosen: which vectors it takes depends on their order.
+        whole, _ = build_bank(self._features, whiten=options.whiten)
+        if options.coreset is None and whole.shape != bank.shape:
+            return False
+        if whole.shape[0] < bank.shape[0] or whole.shape[1] != bank.shape[1]:
+            return False
+        pairs = [(bank, whole)] if options.coreset is not None else [(bank, whole), (whole, bank)]
+        return all(
+            float(cosine_nn(one, pack_bank(other), 1)[0].max()) <= SAME for one, other in pairs
+        )
+
     def _plain(self, x: Tensor, folds: Sequence[int]) -> Tensor:
         """Patch scores (len(folds), N) of one image, from a single search of each image's part."""
         detector = self._detector
@@ -130,7 +156,7 @@ class LeftOutBank:
     def _without(self, fold: int) -> AnomalyDINO:
         """A detector fitted on the images outside a fold; it shares the backbone."""
         shared = {id(self._detector.backbone): self._detector.backbone}
-        twin = copy.deepcopy(self._detector, memo=shared)  # type: ignore[arg-type]
+        twin = copy.deepcopy(self._detector, memo=shared)
         pairs = zip(self._features, self._fold, strict=True)
         twin.remember([one for one, place in pairs if place != fold])
         return twin

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from robustad._files import written_aside
-from robustad.calibration import calibrator_from_dict
+from robustad.calibration import PixelPlatt, calibrator_from_dict
 from robustad.conformal.risk import RiskThreshold
 from robustad.conformal.scores import ConformalScores
 from robustad.detectors.base import Detector
@@ -41,6 +41,8 @@ class DetectorState(BaseModel):
         A calibrator's `to_dict`.
     policy : dict
         A policy's `to_dict`: how evidence becomes verdicts.
+    pixel_calibration : dict or None
+        A `PixelPlatt`'s `to_dict`.
     conformal : dict or None
         Held-out scores, `ConformalScores.to_dict`. Left out of the file where there are none, so
         that older versions can read it.
@@ -57,10 +59,12 @@ class DetectorState(BaseModel):
     policy: dict[str, float | None]
     conformal: dict[str, Any] | None = None
     pixel_threshold: dict[str, Any] | None = None
+    pixel_calibration: dict[str, Any] | None = None
 
 
 def save(detector: Detector, path: str | Path) -> None:
     """Save a detector; see `Detector.save`."""
+    pixel = detector.pixel_calibrator
     state = DetectorState(
         method=detector.method,
         config=detector.config().model_dump(mode="json"),
@@ -70,8 +74,10 @@ def save(detector: Detector, path: str | Path) -> None:
         pixel_threshold=None
         if detector.pixel_threshold is None
         else detector.pixel_threshold.to_dict(),
+        pixel_calibration=None if pixel is None else pixel.to_dict(),
     )
-    unset = {name for name in ("conformal", "pixel_threshold") if getattr(state, name) is None}
+    optional = ("conformal", "pixel_threshold", "pixel_calibration")
+    unset = {name for name in optional if getattr(state, name) is None}
     tensors = {name: t.detach().cpu().contiguous() for name, t in detector.saved_tensors().items()}
     with written_aside(path) as aside:
         save_file(tensors, aside, metadata={HEADER: state.model_dump_json(exclude=unset)})
@@ -129,6 +135,8 @@ def load(path: str | Path) -> Detector:
             detector.conformal = ConformalScores.from_dict(state.conformal)
         if state.pixel_threshold is not None:
             detector.pixel_threshold = RiskThreshold.from_dict(state.pixel_threshold)
+        if state.pixel_calibration is not None:
+            detector.pixel_calibrator = PixelPlatt.from_dict(state.pixel_calibration)
     except (ValidationError, KeyError, InputError, StateError, WeightsError) as error:
         raise StateError(f"{path}: damaged or of another version: {_reason(error)}") from error
     return detector.eval()

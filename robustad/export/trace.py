@@ -124,7 +124,7 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model
     _forget_sources(model)
-    defaults = dict(zip(CALIBRATION, (graph.slope, graph.intercept), strict=True))
+    defaults: dict[str, Any] = dict(zip(CALIBRATION, (graph.slope, graph.intercept), strict=True))
     defaults[CONFORMAL] = graph.held_out
     for value in model.graph.inputs:
         if value.name in defaults:

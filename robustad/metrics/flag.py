@@ -101,8 +101,8 @@ def flag_curve(clean: npt.ArrayLike, attacked: npt.ArrayLike) -> FlagCurve:
     Examples
     --------
     >>> curve = flag_curve([0.1, 0.2, 0.6], [0.6, 0.65])
-    >>> [(round(x, 2), round(y, 2)) for x, y in zip(curve.false_alarm, curve.detection)]
-    [(0.0, 0.0), (0.0, 0.5), (0.33, 1.0), (1.0, 1.0)]
+    >>> curve.false_alarm.round(2).tolist(), curve.detection.tolist()
+    ([0.0, 0.0, 0.33, 1.0], [0.0, 0.5, 1.0, 1.0])
     """
     from sklearn.metrics import roc_curve
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -135,7 +135,9 @@ def certificate_section(one: Certification, key: str = "certificate") -> Certifi
             (
                 m.attack,
                 eps_text(m.eps),
-                *(f"{v:.3g}\N{DEGREE SIGN}" for v in (m.median, m.p99, m.largest)),
+                f"{m.median:.3g}\N{DEGREE SIGN}",
+                f"{m.p99:.3g}\N{DEGREE SIGN}",
+                f"{m.largest:.3g}\N{DEGREE SIGN}",
             )
             for m in features.measured
         ],
@@ -319,7 +321,7 @@ def _line(
 ) -> None:
     """A line through points; certified ones hold from the point before on, in steps."""
     ends = _steps(x, y) if steps else (x, y)
-    shown = {"color": COLOURS[colour], "linewidth": 1.8, "markersize": 4.5}
+    shown: dict[str, Any] = {"color": COLOURS[colour], "linewidth": 1.8, "markersize": 4.5}
     lines = [
         *axes.plot(*ends, clip_on=False, **shown),
         *axes.plot([], [], marker=marker, label=label, **shown),  # for the legend

@@ -18,6 +18,7 @@ from robustad.report.certificate import certificate_section
 from robustad.report.curves import eps_figure, steps_figure
 from robustad.report.gallery import Card, amplification, cards, colour_stops
 from robustad.report.headline import findings, overview, verdict
+from robustad.report.promises import Flags, Promise, flags, promise
 from robustad.report.summary import (
     Gauge,
     Intervals,
@@ -62,10 +63,13 @@ class Section:
     perfect: bool
     roc: str
     legend: list[LegendLine]
+    attack_lines: list[LegendLine]
     scores: str
     reliability: tuple[str, str] | None
     entropy: str | None
     entropies: list[tuple[str, str, str, str]]
+    flags: Flags | None
+    promise: Promise | None
     curves: list[tuple[str, str]]
     costs: list[tuple[str, str, str, str]]
     cards: list[Card]
@@ -185,6 +189,11 @@ def _section(
         perfect=any(low == high for low, high in intervals.values()),
         roc=figures.roc(evaluation, key),
         legend=legend,
+        attack_lines=[
+            line
+            for line, name in zip(legend, evaluation.shown, strict=True)
+            if name not in (CLEAN, WORST)
+        ],
         scores=figures.score_strips(evaluation, key),
         reliability=figures.reliability(evaluation, key),
         entropy=figures.entropy_strips(evaluation, key),
@@ -197,6 +206,8 @@ def _section(
             )
             for name, one in evaluation.shown.items()
         ],
+        flags=flags(evaluation, key),
+        promise=promise(evaluation, key),
         curves=[
             (title, drawn)
             for title, drawn in (
@@ -290,6 +301,9 @@ def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
         rows.append(("score threshold", f"{report.score_threshold:.4g}"))
         if report.entropy_threshold is not None:
             rows.append(("entropy flag", f"{report.entropy_threshold:.4g} nats"))
+    if evaluation.conformal is not None:
+        scores = evaluation.conformal.scores
+        rows.append(("p-values", f"{scores['method']}, {count(len(scores['normal']), 'image')}"))
     for name, condition in evaluation.shown.items():
         if name != WORST and condition.seconds > 0.0:
             each = condition.seconds / max(1, len(evaluation.labels))

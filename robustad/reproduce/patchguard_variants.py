@@ -92,6 +92,12 @@ def variants(table: str, base: TrainingConfig) -> list[Variant]:
             f"table: {table} is about attention, but the body is {base.network.body}; "
             "expected a vision transformer"
         )
+    depth = base.network.depth
+    if table == "12" and depth is not None and depth < 3:
+        raise InputError(
+            f"table: 12 regularises block N-2 of N, but network.depth is {depth}; expected 3 or "
+            "more"
+        )
     rows = _rows(table, base)
     return [
         Variant(table=table, name=name, overrides=overrides, l2=l2) for name, overrides, l2 in rows

@@ -97,7 +97,7 @@ class AttackConfig(_Section):
         others; `mixed`: `flip` for one half of the images, `image` for the other, in turns.
     start : {"zero", "random", "warm"}
         First iterate: the image, a uniform point of the ball, or where this image's last attack
-        ended (uniform the first time).
+        ended (uniform the first time), that of its pseudo-anomaly apart.
     keep : {"best", "last"}
         Each image's iterate of highest objective (one forward pass more), or the last one.
     mode : {"eval", "train"}
@@ -139,7 +139,9 @@ class LossConfig(_Section):
         A patch is anomalous where more than this share of its pixels is; 0 for any pixel.
     least_contrast : float in [0, 1)
         Anomalous patches that differ less than this from the normal image, on average over their
-        pixels and channels, count as neither: a patch pasted onto its like is no anomaly.
+        pixels and channels, do not count in the patches' cross-entropy: a patch pasted onto its
+        like is no anomaly. To the image score's, to attacks and to validation they are anomalous
+        all the same.
     image : float >= 0
         Weight of the image score's own cross-entropy, added to each term.
     """
@@ -167,7 +169,7 @@ class RegulariserConfig(_Section):
         Lambda.
     layers : dict of str to float
         Names of attention layers and their own weights. `last` is the body's last block, `last-1`
-        the one before it, and so on.
+        the one before it, and so on. Weights of two names for one layer add up.
     delta : float or None
         Threshold of the degree; None for 1 / N.
     tau : float
@@ -271,7 +273,7 @@ class TrainingConfig(_Section):
         Of the inner loop and of the training passes; `auto` is bfloat16 where the hardware has
         matrix units for it.
     compile : bool
-        Compile the network with `torch.compile`.
+        Compile the network with `torch.compile`, for attacks and training passes.
     """
 
     preset: str = "custom"

@@ -40,7 +40,7 @@ class Processes:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
-    def share(self, items: list[int]) -> list[int]:
+    def share(self, items: list[T]) -> list[T]:
         """The part of the items that is for this process; lengths differ by at most one."""
         return items[self.rank :: self.count]
 

@@ -111,6 +111,9 @@ def regulariser(
 def _penalty(one: Attention, config: RegulariserConfig) -> Tensor:
     patches = one.q.shape[2] - one.prefix_tokens
     delta = 1 / patches if config.delta is None else config.delta
+    if config.term == "kl":
+        divergence = _uniform_kl(one, config.renormalise)
+        return divergence / (patches if config.per == "entry" else 1)
     if one.allowed is not None:
         return _sparse_penalty(one, config, delta)
     if config.term == "degree":
@@ -118,12 +121,10 @@ def _penalty(one: Attention, config: RegulariserConfig) -> Tensor:
             one.q, one.k, delta, config.tau, prefix_tokens=one.prefix_tokens, scale=one.scale
         )
         return 1 - degree.mean(dim=(1, 2)) / patches
-    if config.term == "entropy":
-        found = attention_statistics(
-            one.q, one.k, 1 / patches, prefix_tokens=one.prefix_tokens, scale=one.scale
-        )
-        return math.log(patches) - found.entropy.mean(dim=(1, 2))
-    return _uniform_kl(one, config.renormalise) / (patches if config.per == "entry" else 1)
+    found = attention_statistics(
+        one.q, one.k, 1 / patches, prefix_tokens=one.prefix_tokens, scale=one.scale
+    )
+    return math.log(patches) - found.entropy.mean(dim=(1, 2))
 
 
 def _sparse_penalty(one: Attention, config: RegulariserConfig, delta: float) -> Tensor:
@@ -136,10 +137,7 @@ def _sparse_penalty(one: Attention, config: RegulariserConfig, delta: float) -> 
         counted = ((maps - delta) / config.tau).sigmoid() * allowed
         return 1 - counted.sum(dim=-1).mean(dim=(1, 2)) / allowed.shape[1]
     logs = maps.clamp_min(torch.finfo(maps.dtype).tiny).log() * allowed
-    if config.term == "entropy":
-        return (seen.log() + (maps * logs).sum(dim=-1)).mean(dim=(1, 2))
-    divergence = -(seen.log() + logs.sum(dim=-1) / seen).mean(dim=(1, 2))
-    return divergence / (allowed.shape[1] if config.per == "entry" else 1)
+    return (seen.log() + (maps * logs).sum(dim=-1)).mean(dim=(1, 2))
 
 
 def _allowed(one: Attention) -> Tensor:
@@ -148,12 +146,21 @@ def _allowed(one: Attention) -> Tensor:
 
 
 def _uniform_kl(one: Attention, renormalise: bool) -> Tensor:
-    """KL(uniform || attention) (B,), averaged over heads and rows of patches."""
-    prefix, patches = one.prefix_tokens, one.q.shape[2] - one.prefix_tokens
+    """KL(uniform || attention) (B,), averaged over heads and rows of patches.
+
+    Uniform over the columns that a row sees, of patches alone.
+    """
+    prefix = one.prefix_tokens
     scores = (one.q[:, :, prefix:].float() @ one.k.float().mT) * one.scale
-    inner = scores[..., prefix:]
+    sees = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device)
+    if one.allowed is not None:
+        sees = one.allowed[prefix:]
+        scores = scores.masked_fill(~sees, -torch.inf)
+    inner, seen = scores[..., prefix:], sees[:, prefix:]
     total = torch.logsumexp(inner if renormalise else scores, dim=-1)
-    return (total - inner.mean(dim=-1) - math.log(patches)).mean(dim=(1, 2))
+    count = seen.sum(dim=-1)
+    mean = inner.masked_fill(~seen, 0.0).sum(dim=-1) / count
+    return (total - mean - count.log()).mean(dim=(1, 2))
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ class Step:
         self.device = device
         # What is called in place of the network: ten of eleven passes are the attacks'.
         self.attackee: Any = torch.compile(network) if config.compile else network
-        self.trained: nn.Module = self.attackee
+        self.trained = cast("nn.Module", self.attackee)
         if processes.count > 1:
             self.trained = DistributedDataParallel(self.attackee)
         self.layers = layer_weights(config.regulariser, network)

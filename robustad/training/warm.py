@@ -47,7 +47,7 @@ class WarmStarts:
             Each learns what the others found: the next epoch deals the images out anew.
         """
         for rank, part in enumerate(processes.gathered(delta.half())):
-            pairs = part.cpu().unflatten(0, (2, -1)).transpose(0, 1)
+            pairs = part.cpu().reshape(2, -1, *part.shape[1:]).transpose(0, 1)
             # One by one: a step across two draws may have an image twice, and the later one stays.
             for row, pair in zip(rows[rank :: processes.count], pairs, strict=True):
                 self.ended[row] = pair

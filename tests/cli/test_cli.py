@@ -9,7 +9,10 @@ from PIL import Image
 import robustad
 from robustad.cli import main
 
-VERBS = ("demo", "fit", "evaluate", "calibrate", "predict", "export", "verify")
+VERBS = (
+    *("demo", "fit", "evaluate", "calibrate", "predict", "export", "verify"),
+    *("watch", "serve", "score"),
+)
 
 
 @pytest.mark.parametrize(

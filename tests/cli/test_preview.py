@@ -91,6 +91,22 @@ def test_it_shows_what_a_preset_trains_on(run, tmp_path, monkeypatch):
     assert "pseudo.sise: there is no such field; did you mean pseudo.size?" in err
 
 
+def test_normal_images_are_augmented_as_in_training(run, tmp_path, monkeypatch):
+    small(monkeypatch)
+    base = ("preview", "--category", "tray", "--count", 1, "--image-size", 48, "--quiet")
+    shown = {}
+    for name, more in {
+        "plain": (),
+        "same": ("--set", "augmentation.brightness=0"),
+        "bright": ("--set", "augmentation.brightness=0.9"),
+    }.items():
+        code, _, err = run(*base, *more, "--out", tmp_path / f"{name}.png")
+        assert code == 0, err
+        shown[name] = picture(tmp_path / f"{name}.png")[6:50, 62:106].astype(int)
+    np.testing.assert_array_equal(shown["plain"], shown["same"])
+    assert abs(shown["bright"] - shown["plain"]).mean() > 5
+
+
 def test_a_preset_with_masks_can_be_looked_at_without(run, tmp_path, monkeypatch):
     small(monkeypatch)
     given = ("--set", "foreground.method=files", f"foreground.folder={tmp_path / 'none'}")

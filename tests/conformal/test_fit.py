@@ -63,6 +63,17 @@ def test_calibration_and_the_rest_of_the_policy_stay(detector):
     assert detector.policy == Policy(threshold=0.3, entropy_threshold=0.6, p_value_threshold=2 / 27)
 
 
+def test_calibrating_afterwards_keeps_the_p_value_rule(detector):
+    from robustad.calibration import calibrate
+
+    conformal.fit(detector, NORMAL[4:], fpr=0.1, defer=0.2)
+    calibrate(detector, [0.1, 0.2, 0.3, 0.5, 0.4, 0.6], [0, 0, 0, 1, 1, 1], threshold=0.4)
+    assert detector.policy.p_value_threshold == 2 / 27
+    assert detector.policy.p_value_defer == 5 / 27
+    assert detector.policy.threshold == 0.4
+    assert detector.conformal is not None
+
+
 @pytest.mark.parametrize(("method", "folds"), [("leave_one_out", None), ("cross", 3)])
 @pytest.mark.parametrize("whiten", [False, True])
 def test_the_shots_themselves(method, folds, whiten):
@@ -71,6 +82,18 @@ def test_the_shots_themselves(method, folds, whiten):
     expected = LeftOut(detector, NORMAL[:6], folds=folds).scores
     assert detector.conformal == ConformalScores(expected, method=method, monotone=not whiten)
     assert detector.predict(DEFECT).p_value.tolist() == [1 / 7] * 6
+
+
+@pytest.mark.parametrize("options", [{}, {"whiten": False}, {"coreset": 0.5}, {"rotations": 2}])
+def test_other_images_than_those_it_was_fitted_on_are_refused(options):
+    detector = AnomalyDINO("filters", image_size=64, **options).fit(NORMAL[:6])
+    conformal.fit(detector, NORMAL[:6][::-1], method="leave_one_out", fpr=0.2)  # in any order
+    for wrong in (NORMAL[1:7], NORMAL[:5], NORMAL[:7]):
+        with pytest.raises(InputError, match=r"^normals: are not the images that the detector was"):
+            conformal.fit(detector, wrong, method="leave_one_out", fpr=0.3)
+    untouched = AnomalyDINO("filters", image_size=64)
+    with pytest.raises(InputError, match=r"^detector: has not been fitted yet: call fit\(images\)"):
+        conformal.fit(untouched, NORMAL[:6], method="leave_one_out", fpr=0.2)
 
 
 def test_fitting_anew_forgets_it(detector):

@@ -36,6 +36,11 @@ class Attention:
         return cls.row_error(q, k, scale) / (4 * tau) + n * (n / 8 + 4) * 2.0**-24
 
 
+@pytest.fixture(autouse=True)
+def threads(all_threads):
+    """Operators share their work between threads: they are tested with several."""
+
+
 @pytest.fixture(scope="session")
 def attention():
     return Attention

@@ -355,13 +355,10 @@ def test_eight_large_examples_stay_small(tmp_path, evaluation, examples_of) -> N
 
 @pytest.mark.usefixtures("no_plots")
 def test_of_a_real_detector(tmp_path) -> None:
-    import torch
-
     from robustad import AnomalyDINO
     from robustad.data import Sample
     from robustad.evaluation import collect_examples, evaluate
 
-    torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     samples = []
     for index in range(12):

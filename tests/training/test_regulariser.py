@@ -164,6 +164,28 @@ def test_sparse_attention_with_all_columns_is_dense(term):
         assert a == pytest.approx(b, rel=1e-5)
 
 
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_kl_of_sparse_attention_is_torch_s(renormalise):
+    """Over the columns a row sees; prefix tokens take their share unless rows are renormalised."""
+    one, generator = drawn(prefix=2), torch.Generator().manual_seed(3)
+    allowed = torch.rand(11, 11, generator=generator) < 0.6
+    allowed |= torch.eye(11, dtype=torch.bool)
+    allowed[:, :2] = True  # prefix tokens are seen by all
+    one = one._replace(allowed=allowed)
+    scores = ((one.q @ one.k.mT) * one.scale).masked_fill(~allowed, -torch.inf)
+    maps = scores.softmax(dim=-1)[..., 2:, 2:]
+    if renormalise:
+        maps = maps / maps.sum(dim=-1, keepdim=True)
+    expected = torch.zeros(2)
+    for row in range(9):
+        seen = allowed[2 + row, 2:]
+        part = maps[:, :, row, seen]
+        uniform = torch.full_like(part, 1 / int(seen.sum()))
+        expected += F.kl_div(part.log(), uniform, reduction="none").sum(-1).mean(1) / 9
+    config = RegulariserConfig(term="kl", weight=1.0, renormalise=renormalise)
+    torch.testing.assert_close(regulariser([one], [1.0], config), expected)
+
+
 def test_sparse_attention_is_uniform_over_what_it_sees():
     zero = torch.zeros(1, 2, 6, 4)
     allowed = torch.eye(6, dtype=torch.bool) | torch.eye(6, dtype=torch.bool).roll(1, 1)

@@ -1,8 +1,10 @@
+import functools
+
 import pytest
 import torch
 
 from robustad.pseudo import PseudoAnomalies
-from robustad.training import preset
+from robustad.training import preset, train
 from robustad.training.distributed import Processes
 from robustad.training.step import Step
 
@@ -73,3 +75,18 @@ def test_a_compiled_network_is_what_is_attacked(toy, monkeypatch):
     step = made(toy, compile=True, attack__keep="last")
     step.update(batch_of(step))
     assert calls == [(4, False), (4, False), (8, True)]
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_the_same(images, tiny, tmp_path, monkeypatch):
+    """Two graphs, one for attacks and one for training passes; only their code is left out."""
+    tiny |= {"optimiser.epochs": 2, "attack.clean_epochs": 0, "attack.ramp_epochs": 0}
+    expected = train(images, "fast", out=tmp_path / "plain", overrides=tiny)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    found = train(images, "fast", out=tmp_path / "compiled", overrides=tiny | {"compile": True})
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert found.network.state_dict().keys() == expected.network.state_dict().keys()
+    for name, tensor in expected.network.state_dict().items():
+        torch.testing.assert_close(found.network.state_dict()[name], tensor, rtol=0, atol=1e-4)
