@@ -11,7 +11,7 @@ from robustad.certificates import Certification, SmoothedDetector, certify
 from robustad.certificates.draws import looks
 from robustad.certificates.result import certification_schema, write_certification_schema
 from robustad.detectors import AnomalyDINO
-from robustad.errors import InputError, StateError
+from robustad.errors import InputError, NotFittedError, StateError
 from robustad.metrics import auroc
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -276,6 +276,8 @@ def test_bad_models_and_samples(detector, chosen, linear):
     broken.weight[0, 0, 0] = torch.nan
     with pytest.raises(InputError, match="score that is not finite"):
         certify(broken, chosen, n=32, alpha=0.1)
+    with pytest.raises(NotFittedError, match="no memory bank"):
+        certify(AnomalyDINO("filters", image_size=32), chosen)
     training = linear()
     training.training = True
     with pytest.raises(InputError, match="model: is in training mode"):
