@@ -32,8 +32,8 @@ def command(name: str, study: dict[str, Any]) -> str:
     given = " ".join(f"--{key} {value}" for key, value in options.items() if value is not None)
     mask = " --mask" if study["mask"] else ""
     return (
-        f"robustad reproduce defences --dataset {study['dataset']} --data DATA/{name} "
-        f"{given}{mask} --seed {study['seed']} --out runs/{name}"
+        f"robustad reproduce defences --dataset {study['dataset']} --data DATA/{name} {given}"
+        f"{mask} --seed {study['seed']} --out runs/{name}"
     )
 
 
@@ -68,7 +68,8 @@ def defences(title: str, document: dict[str, Any]) -> list[str]:
     parts = [
         f"## {title}\n\nDefences for memory banks: image AUROC clean and in the worst case over "
         "the attacks, which go through the whole defence, and what that gains over `none` on the "
-        f"same images. A gain inside the 95% interval is none. {document['date']}; {where}."
+        "same images. A gain much smaller than the 95% interval is wide says nothing. "
+        f"{document['date']}; {where}."
     ]
     for name, one in document["sets"].items():
         radii = one["study"]["eps"]

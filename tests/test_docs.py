@@ -45,6 +45,8 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
         ("reproduce.md", 4),
         ("training.md", 3),
         ("robustness.md", 8),
+        ("certificates.md", 30),
+        ("defences.md", 8),
         ("guarantees.md", 20),
     ],
 )

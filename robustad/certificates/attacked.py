@@ -32,6 +32,7 @@ def run_attacks(
     samples: Sequence[Sample],
     scores: Sequence[FloatArray],
     level: Level,
+    share: int,
     *,
     attacks: Sequence[str],
     attack_draws: int,
@@ -51,6 +52,8 @@ def run_attacks(
         Their draws, which the bounds are made of.
     level : Level
         How sure the bounds are.
+    share : int
+        Looks that an early stop may have taken, see `Level.intervals`.
     attacks, attack_draws, progress
         As `robustad.certificates.certify`.
 
@@ -80,7 +83,7 @@ def run_attacks(
                     count(seen, total)
             # What is compared is the median of n copies, so the bounds have to allow for that.
             allowed = replace(level, test_draws=made.n)
-            ends = [allowed.intervals(one, [point.radius]) for one in scores]
+            ends = [allowed.intervals(one, [point.radius], share) for one in scores]
             point.attacked = AttackedPoint(
                 auroc=auroc(worst, labels),
                 rates=[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -185,16 +186,12 @@ def _whole(batch_size: int) -> int:
     return max(BLOCK, batch_size - batch_size % BLOCK)
 
 
-class _workers:  # noqa: N801  (a context manager that reads as a function)
-    """Map over blocks on all of torch's threads: a generator by itself uses one."""
-
-    def __init__(self, device: torch.device) -> None:
-        threads = torch.get_num_threads() if device.type == "cpu" else 1
-        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
-
-    def __enter__(self) -> Callable[..., Iterator[None]]:
-        return map if self.pool is None else self.pool.map
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown()
+@contextmanager
+def _workers(device: torch.device) -> Iterator[Callable[..., Iterator[None]]]:
+    """Give a `map` over blocks on all of torch's threads: a generator by itself uses one."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if threads == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool.map

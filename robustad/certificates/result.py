@@ -209,7 +209,7 @@ class Certification(_Model):
         Versions, and the command.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     model: str
     sha256: str
     dataset: str = ""

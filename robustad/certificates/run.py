@@ -193,7 +193,8 @@ def certify(
     scores, base = _drawn(
         draws, samples, labels, n, level, ascending, limits if early else None, progress
     )
-    found = _images(samples, scores, level, ascending, len(looks(n)) if early else 1)
+    share = len(looks(n)) if early else 1  # each look may be wrong
+    found = _images(samples, scores, level, ascending, share)
     middle = np.array([one.score for one in found])
     source = "given" if thresholds is not None else "calibrator"
     if limits is None:
@@ -235,6 +236,7 @@ def certify(
             samples,
             scores,
             level,
+            share,
             attacks=attacks,
             attack_draws=attack_draws,
             progress=progress,
@@ -287,7 +289,7 @@ def _drawn(
             label = labels[batch.index[0]]
 
             def settled(found: FloatArray, label: int = label) -> bool:
-                ends = level.intervals(found, [0.0, radii[-1]], share)
+                ends = level.intervals(found, sorted({0.0, radii[-1]}), share)
                 return all(_settled(ends, label, limit) for limit in limits or ())
 
             base.append(base_scores(draws.detector, batch.x))
@@ -299,8 +301,8 @@ def _settled(ends: Intervals, label: int, limit: float) -> bool:
     """Whether more draws change no verdict: right at the largest radius, or wrong at radius 0."""
     low, high = ends.lower[0], ends.upper[0]
     if label == 0:
-        return bool(high[1] < limit or low[0] >= limit)
-    return bool(low[1] >= limit or high[0] < limit)
+        return bool(high[-1] < limit or low[0] >= limit)
+    return bool(low[-1] >= limit or high[0] < limit)
 
 
 def _images(

@@ -232,6 +232,19 @@ class BankEnsemble(Detector):
         return scores.std(dim=0)
 
     @torch.no_grad()
+    def member_interval(self, x: Tensor) -> npt.NDArray[np.float64]:
+        """Lowest and highest (B, 2) of the members' image scores, and the ensemble's own.
+
+        No certificate; but `decide(score, interval=...)` takes it, and defers where the members
+        are not of one mind about a threshold.
+        """
+        patch = self.member_patch_scores(x)
+        members = self.aggregate(patch.flatten(0, 1)).reshape(patch.shape[:2])
+        scores = torch.cat([members, self.aggregate(patch.mean(dim=0))[None]])
+        ends = torch.stack([scores.amin(dim=0), scores.amax(dim=0)], dim=1)
+        return np.asarray(ends.cpu().numpy(), np.float64)
+
+    @torch.no_grad()
     def predict_spread(self, images: Images, *, batch_size: int = 8) -> npt.NDArray[np.float64]:
         """Spread (B,) of images of any sizes, in the order given; see `spread`."""
         found: list[float] = []

@@ -122,7 +122,7 @@ def certificate_section(one: Certification, key: str = "certificate") -> Certifi
         if features is None
         else [
             (
-                f"{point.degrees:.4g}\N{DEGREE SIGN}",
+                _degrees(point.degrees),
                 number(point.auroc),
                 percent(point.rates[0].fpr),
                 percent(point.rates[0].fnr),
@@ -132,13 +132,7 @@ def certificate_section(one: Certification, key: str = "certificate") -> Certifi
         measured=[]
         if features is None
         else [
-            (
-                m.attack,
-                eps_text(m.eps),
-                f"{m.median:.3g}\N{DEGREE SIGN}",
-                f"{m.p99:.3g}\N{DEGREE SIGN}",
-                f"{m.largest:.3g}\N{DEGREE SIGN}",
-            )
+            (m.attack, eps_text(m.eps), _degrees(m.median), _degrees(m.p99), _degrees(m.largest))
             for m in features.measured
         ],
         angle_figure=None if features is None else _angle_figure(one, key),
@@ -360,6 +354,10 @@ def _told(what: str, radii: list[float], certified: list[float], attacked: list[
         for place, (r, value) in enumerate(zip(radii, certified, strict=True))
     ]
     return f"Certified {what} over the l2 radius: {', '.join(parts)}."
+
+
+def _degrees(angle: float) -> str:
+    return f"{angle:.3g}\N{DEGREE SIGN}"
 
 
 def _radius(radius: float) -> str:

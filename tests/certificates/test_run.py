@@ -11,7 +11,7 @@ from robustad.certificates import Certification, SmoothedDetector, certify
 from robustad.certificates.draws import looks
 from robustad.certificates.result import certification_schema, write_certification_schema
 from robustad.detectors import AnomalyDINO
-from robustad.errors import InputError, StateError
+from robustad.errors import InputError, NotFittedError, StateError
 from robustad.metrics import auroc
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -178,6 +178,12 @@ def test_early_stops_are_sound_and_save_draws(detector, chosen, tmp_path, monkey
         assert one.upper[0] >= same.upper[0]
     lost = certify(detector, chosen, thresholds=[min(scores) - 1], early=True, **options)
     assert all(one.draws == 32 for one in lost.images)  # normal ones wrong already, others right
+    clean = {**options, "radii": [0.0]}
+    still = certify(
+        detector, chosen, thresholds=[between], early=True, attacks=["pgd1_l2"], **clean
+    )
+    assert still.violations == 0
+    assert still.points[0].attacked.chosen == ["clean"] * 6
     with pytest.raises(InputError, match="early: expected thresholds with it, got none"):
         certify(detector, chosen, early=True, **options)
 
@@ -270,6 +276,8 @@ def test_bad_models_and_samples(detector, chosen, linear):
     broken.weight[0, 0, 0] = torch.nan
     with pytest.raises(InputError, match="score that is not finite"):
         certify(broken, chosen, n=32, alpha=0.1)
+    with pytest.raises(NotFittedError, match="no memory bank"):
+        certify(AnomalyDINO("filters", image_size=32), chosen)
     training = linear()
     training.training = True
     with pytest.raises(InputError, match="model: is in training mode"):

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 import robustad
 from robustad.attacks import attack
+from robustad.calibration import Platt
 from robustad.detectors import AnomalyDINO, BankEnsemble
 from robustad.errors import InputError, NotFittedError, StateError
 from robustad.evaluation.target import load_target
@@ -70,6 +71,21 @@ def test_spread_is_the_deviation_of_the_members_scores(bootstrapped):
     leaf = x.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(bootstrapped.spread(leaf).sum(), leaf)
     assert float(gradient.abs().max()) > 0
+
+
+def test_where_members_disagree_a_part_is_deferred(bootstrapped):
+    twin = copy.deepcopy(bootstrapped)
+    x = twin.prepare([*pictures(1, seed=1), *pictures(1, seed=2, defect=True)])
+    ends, scores = twin.member_interval(x), twin.member_scores(x).numpy()
+    assert (ends[:, 0] <= scores.min(axis=0)).all()
+    np.testing.assert_allclose(ends[:, 1], scores.max(axis=0), rtol=1e-6)
+    own = twin(x).detach().numpy()
+    assert ((ends[:, 0] <= own) & (own <= ends[:, 1])).all()
+    between = float(scores[:, 0].mean())  # a threshold that the members are of two minds about
+    state = {"method": "platt", "slope": 50.0, "intercept": -50.0 * between, "n_normal": 1}
+    twin.calibrator = Platt.from_dict({**state, "n_anomalous": 1, "prevalence": 0.5})
+    assert str(twin.decide(own, interval=ends)[0]) == "defer"
+    assert str(twin.decide(own)[0]) in ("accept", "reject")
 
 
 def test_one_bank_of_one_view_is_the_view_itself():
