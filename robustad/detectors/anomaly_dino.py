@@ -303,7 +303,10 @@ class AnomalyDINO(Detector):
         """
         if self.bank.shape[0] == 0:
             raise NotFittedError("this detector has no memory bank yet: call fit(images) first")
-        tokens = self.backbone(x)
+        return self.token_scores(self.backbone(x), x)
+
+    def token_scores(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """Patch scores (B, N) of images `x` whose backbone features `tokens` are known."""
         features = self._transform(tokens)
         distances, _ = cosine_nn(features.flatten(0, 1), self._packed_bank(), self._config.k)
         scores = distances.mean(dim=1).reshape(features.shape[:2])
