@@ -124,6 +124,10 @@ def test_promises_in_words():
     )
     assert "5% of anomalous images are missed" in threshold_for_fnr(SCORES, 0.05).guarantee
     assert threshold_for_fpr(SCORES, 0.1).to_dict()["error"] == "fpr"
+    few = threshold_for_fpr(SCORES, 0.01, if_too_few="infinite").guarantee
+    assert few.startswith("nothing is called anomalous: 40 held-out images are too few")
+    few = threshold_for_fnr(SCORES, 0.01, if_too_few="infinite").guarantee
+    assert few.startswith("everything is called anomalous")
 
 
 @pytest.mark.parametrize(
