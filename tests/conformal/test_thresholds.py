@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, betabinom, binom
 
@@ -22,6 +22,7 @@ def by_hand(scores, fpr):
     return np.inf if rank > n else np.sort(scores)[rank - 1]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), rates)
 def test_the_order_statistic_of_the_textbook(n, fpr):
     scores = np.random.default_rng(n).permutation(n) / 7.0
