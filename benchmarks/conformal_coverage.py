@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--splits", type=int, default=500)
     parser.add_argument("--images", type=int, default=400, help="normal images a category")
-    parser.add_argument("--draws", type=int, default=200, help="of shots")
+    parser.add_argument("--draws", type=int, default=150, help="of shots")
     parser.add_argument("--size", type=int, default=64, help="edge of the images in pixels")
     parser.add_argument(
         "--category", nargs="+", default=["cloth", "metal"], help="added to those in the file"

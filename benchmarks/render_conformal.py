@@ -1,5 +1,6 @@
 """The guarantees' part of docs/results.md, from the committed result files."""
 
+import math
 from typing import Any
 
 from markdown import table
@@ -28,13 +29,28 @@ def coverage(document: dict[str, Any]) -> str:
     return table(["promised", *(f"{alpha:g}" for alpha in alphas)], rows)
 
 
+def chance(n: int, rest: int, alpha: float, confidence: float) -> float:
+    """Share of splits that ought to have more than `alpha` false alarms among `rest` images."""
+    from scipy.stats import betabinom
+
+    from robustad.conformal.thresholds import allowed_errors
+
+    k = allowed_errors(n, alpha, confidence)
+    if k < 0:
+        return 0.0
+    return float(betabinom.sf(math.floor(alpha * rest + 1e-9), rest, k + 1, n - k))
+
+
 def broken(document: dict[str, Any]) -> str:
     """Make the table of splits whose own rate, on the rest, was above the promised one."""
-    rows = [
-        [f"{category}, {one['held_out']} held out",
-         *(rate(v) for v in one["with_confidence_broken"]["mean"])]
-        for category, found in document["coverage"].items() for one in found
-    ]  # fmt: skip
+    rows, alphas = [], document["alphas"]
+    for category, found in document["coverage"].items():
+        for one in found:
+            n, rest = one["held_out"], one["rest"]
+            exact = [chance(n, rest, a, document["settings"]["confidence"]) for a in alphas]
+            means = one["with_confidence_broken"]["mean"]
+            cells = [f"{rate(m)} ({rate(e)})" for m, e in zip(means, exact, strict=True)]
+            rows.append([f"{category}, {n} held out", *cells])
     return table(["promised", *(f"{alpha:g}" for alpha in document["alphas"])], rows)
 
 
@@ -89,9 +105,9 @@ def conformal(title: str, document: dict[str, Any]) -> list[str]:
         "promise the rate, and nothing is rejected.",
         coverage(document),
         f"**With confidence {settings['confidence']:g}**: share of splits whose threshold has "
-        "more than the promised rate of false alarms among the images left over. It would be at "
-        f"most {1 - settings['confidence']:.1g} if these were infinitely many; a finite rest adds "
-        "its own chance.",
+        "more than the promised rate of false alarms among the images left over; in brackets the "
+        "share that chance makes of so many images (beta-binomial). It would be at most "
+        f"{1 - settings['confidence']:.1g} if infinitely many were left over.",
         broken(document),
         f"**Few shots** ({shots['k']} shots drawn anew {shots['draws']} times, nothing held out): "
         "leave-one-out promises the rate for a plain bank alone, jackknife+ twice the rate for "

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
@@ -71,6 +71,7 @@ def test_entropy_limits_out_of_range(limit):
         Policy(entropy_threshold=limit)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1))
 def test_entropy_of_one_coin(p):
     [ours] = binary_entropy(np.array([p]))
@@ -216,6 +217,7 @@ def says_reject(policy, p, p_value, anomaly):
     return said
 
 
+@settings(deadline=None)
 @given(policies(), shares, shares, shares, shares)
 def test_nothing_is_accepted_that_a_rule_rejects_nor_the_other_way_round(
     policy, p, p_value, low, anomaly
@@ -230,6 +232,7 @@ def test_nothing_is_accepted_that_a_rule_rejects_nor_the_other_way_round(
         assert all(said)
 
 
+@settings(deadline=None)
 @given(policies(), shares, shares, shares, shares, st.data())
 def test_more_anomalous_evidence_never_turns_a_rejection_into_acceptance(
     policy, p, p_value, low, anomaly, data
@@ -244,6 +247,7 @@ def test_more_anomalous_evidence_never_turns_a_rejection_into_acceptance(
     assert (before, after) != (R, A)
 
 
+@settings(deadline=None)
 @given(policies(), shares, shares, shares, shares, st.data())
 def test_one_more_part_only_defers(policy, p, p_value, low, anomaly, data):
     before = one(policy, p, p_value, low, anomaly)
@@ -258,6 +262,7 @@ def test_one_more_part_only_defers(policy, p, p_value, low, anomaly, data):
     assert one(longer, p, p_value, low, anomaly) in (before, D, U)
 
 
+@settings(deadline=None)
 @given(policies(), shares, shares, shares, shares, st.floats(0, 1), st.floats(0, 1))
 def test_an_interval_only_defers(policy, p, p_value, low, anomaly, first, second):
     ends = np.array([[min(first, second), max(first, second)]])
@@ -265,6 +270,7 @@ def test_an_interval_only_defers(policy, p, p_value, low, anomaly, first, second
     assert after in (before, D) if before is not U else after is U
 
 
+@settings(deadline=None)
 @given(policies())
 def test_a_policy_is_saved_and_restored(policy):
     assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -84,8 +85,8 @@ def attack(
         What `x_adv` is: each image's iterate of highest objective, the last iterate, or whatever
         moved the image score furthest, among the clean image and all that was tried.
     threshold : float, optional
-        Image score from which the detector says anomalous; default what the detector's calibrator
-        and policy say, if it has them.
+        Image score from which the detector says anomalous; default what the detector's policy says
+        of its calibrator, or else of its held-out scores, if it has them.
     scale : LogitScale, optional
         Makes logits of patch scores for objectives that need them (`LogitScale.of_normal`);
         default: none for detectors whose scores are logits, else each image's own.
@@ -222,10 +223,16 @@ def _checked(
 
 
 def _threshold(detector: PatchScorer) -> float | None:
-    """Image score at which the detector's calibrator reaches its policy's threshold, if any."""
-    calibrator, policy = (getattr(detector, name, None) for name in ("calibrator", "policy"))
-    score_at = getattr(calibrator, "score_at", None)
-    return None if score_at is None or policy is None else float(score_at(policy.threshold))
+    """Image score from which a detector rejects: by its probability, or else by its p-value."""
+    policy = getattr(detector, "policy", None)
+    if policy is None:
+        return None
+    for scale, limit in (("calibrator", "threshold"), ("conformal", "p_value_threshold")):
+        score_at = getattr(getattr(detector, scale, None), "score_at", None)
+        at = getattr(policy, limit, None)
+        if score_at is not None and at is not None and math.isfinite(found := score_at(at)):
+            return float(found)
+    return None
 
 
 @contextmanager

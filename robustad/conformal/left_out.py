@@ -25,7 +25,7 @@ class _Scorer(Protocol):
 
     def made(self, detector: Any) -> bool: ...
 
-    def scores(self, pixels: Pixels, folds: Sequence[int] | None = None) -> FloatArray: ...
+    def scores(self, images: Sequence[Pixels], wanted: npt.NDArray[np.bool_]) -> FloatArray: ...
 
 
 class LeftOut:
@@ -78,12 +78,8 @@ class LeftOut:
         pixels = [one.pixels for one in loaded]
         self._scorer = _scorer(detector, pixels, self.fold)
         self.monotone = self._scorer.monotone
-        self.scores: FloatArray = np.array(
-            [
-                self._scorer.scores(one, [int(place)])[0]
-                for one, place in zip(pixels, self.fold, strict=True)
-            ]
-        )
+        own = self.fold[:, None] == np.arange(number)
+        self.scores: FloatArray = self._scorer.scores(pixels, own)[own]
 
     def check_fitted(self, detector: Detector) -> None:
         """Raise an InputError unless a detector was fitted on all of the images, as far as known.
@@ -99,10 +95,10 @@ class LeftOut:
 
     def scores_of(self, images: Images) -> FloatArray:
         """Scores (B, K), float64, of other images by each of the K detectors."""
-        found = [self._scorer.scores(one.pixels) for one in iter_images(images)]
-        if not found:
+        pixels = [one.pixels for one in iter_images(images)]
+        if not pixels:
             raise InputError("images: expected at least one image, got none")
-        return np.stack(found)
+        return self._scorer.scores(pixels, np.ones((len(pixels), self.fold.max() + 1), bool))
 
 
 class _Refitted:
@@ -129,9 +125,11 @@ class _Refitted:
     def made(self, detector: Any) -> bool:
         return True
 
-    def scores(self, pixels: Pixels, folds: Sequence[int] | None = None) -> FloatArray:
-        wanted = range(len(self._twins)) if folds is None else folds
-        return np.array([self._twins[i].predict([pixels]).score[0] for i in wanted], np.float64)
+    def scores(self, images: Sequence[Pixels], wanted: npt.NDArray[np.bool_]) -> FloatArray:
+        found = np.full(wanted.shape, np.nan)
+        for row, fold in zip(*np.nonzero(wanted), strict=True):
+            [found[row, fold]] = self._twins[fold].predict([images[row]]).score
+        return found
 
 
 def _scorer(detector: Detector, images: Sequence[Pixels], fold: npt.NDArray[np.int64]) -> _Scorer:

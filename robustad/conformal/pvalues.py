@@ -55,7 +55,8 @@ def p_values(
     """
     values, held_out = check_scores(scores, at_least=0), check_scores(calibration, "calibration")
     ordered = np.sort(held_out)
-    at_least = held_out.size - np.searchsorted(ordered, values, side="left")
+    below = np.searchsorted(ordered, values, side="left").astype(np.float64)
+    at_least = held_out.size - below
     count = 1.0 + held_out.size
     if not smoothed:
         if seed is not None:

@@ -17,7 +17,8 @@ from robustad.conformal.thresholds import (
     threshold_for_fpr,
 )
 from robustad.errors import InputError, StateError
-from robustad.metrics._checks import FloatArray
+from robustad.metrics._checks import FloatArray, check_fraction
+from robustad.metrics.ranking import allowed_alarms, next_above
 from robustad.verdict import Evidence, Policy
 
 Method: TypeAlias = Literal["split", "leave_one_out", "cross"]
@@ -144,6 +145,15 @@ class ConformalScores:
         if self.anomalous is None:
             return np.full(values.shape, np.nan)
         return p_values(-values, -self.anomalous)
+
+    def score_at(self, p_value: float) -> float:
+        """Lowest score (a float32) whose p-value is at most `p_value` in [0, 1]; inf if none is."""
+        rank = allowed_alarms(check_fraction(p_value, "p_value"), self.normal.size + 1)
+        if rank < 1:
+            return float("inf")
+        if rank > self.normal.size:
+            return float("-inf")
+        return next_above(float(self.normal[-rank]), self.normal)
 
     def threshold_for_fpr(self, fpr: float, *, confidence: float | None = None) -> Threshold:
         """Score threshold for a false alarm rate; see `robustad.conformal.threshold_for_fpr`.

@@ -89,6 +89,12 @@ class Threshold:
             if self.error == "fpr"
             else ("anomalous", "missed", "other anomalies of the same kinds")
         )
+        if self.allowed < 0:
+            all_or_none = "nothing" if self.error == "fpr" else "everything"
+            return (
+                f"{all_or_none} is called anomalous: {self.n} held-out images are too few to "
+                f"promise {100 * self.rate:g}% otherwise"
+            )
         at_most = f"at most {100 * self.rate:g}% of {who} images are {what}"
         low, high = self.rate_interval()
         if self.confidence is None:

@@ -356,8 +356,17 @@ class AnomalyDINO(Detector):
         if self.bank.shape[0] == 0:
             raise NotFittedError("this detector has no memory bank yet: call fit(images) first")
         features, mask = self.compared(x)
+        return self._distances(features), mask
+
+    def token_scores(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """Patch scores (B, N) of images `x` whose backbone features `tokens` are known."""
+        scores = self.reduced(self._distances(self._transform(tokens)))
+        return scores * self.foreground(tokens, x) if self._config.mask else scores
+
+    def _distances(self, features: Tensor) -> Tensor:
+        """Distances (B, N, k), ascending, of features (B, N, D) to the bank."""
         distances, _ = cosine_nn(features.flatten(0, 1), self._packed_bank(), self._config.k)
-        return distances.reshape(*features.shape[:2], -1), mask
+        return distances.reshape(*features.shape[:2], -1)
 
     def compared(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (B, N, D) as `patch_features` gives them, and the foreground, in one pass."""

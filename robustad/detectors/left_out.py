@@ -17,6 +17,7 @@ from robustad.ops import cosine_nn, pack_bank
 
 FloatArray = npt.NDArray[np.float64]
 SAME = 1e-4  # cosine distance of vectors that differ by rounding
+CHUNK = 64  # images whose features are kept at once
 
 
 class LeftOutBank:
@@ -76,28 +77,38 @@ class LeftOutBank:
     @torch.inference_mode(False)
     @torch.no_grad()
     def scores(
-        self, pixels: npt.NDArray[np.float32], folds: Sequence[int] | None = None
+        self, images: Sequence[npt.NDArray[np.float32]], wanted: npt.NDArray[np.bool_]
     ) -> FloatArray:
-        """Image scores of one image, each with one fold left out.
+        """Image scores with folds left out.
 
         Parameters
         ----------
-        pixels : array, (H, W, 3), float32 in [0, 1]
-            The image as it is.
-        folds : sequence of int, optional
-            Which; all by default.
+        images : sequence of array, (H, W, 3), float32 in [0, 1]
+            B images as they are.
+        wanted : array, (B, K), bool
+            Which fold to leave out for which image.
 
         Returns
         -------
-        array, (len(folds),), float64
-            In the order of `folds`.
+        array, (B, K), float64
+            NaN where not wanted.
         """
-        wanted = range(int(self._fold.max()) + 1) if folds is None else folds
-        x = self._detector.stack([self._detector.geometry.apply(pixels)])
-        if not self.monotone:
-            return np.array([float(self._without(place)(x)) for place in wanted])
-        found = self._detector.aggregate(self._plain(x, wanted))
-        return found.double().cpu().numpy()
+        found = np.full(wanted.shape, np.nan)
+        for start in range(0, len(images), CHUNK):
+            rows = range(start, min(start + CHUNK, len(images)))
+            seen = [self._seen(images[row]) for row in rows]
+            if self.monotone:
+                for row, (tokens, x) in zip(rows, seen, strict=True):
+                    folds = np.flatnonzero(wanted[row])
+                    image_scores = self._detector.aggregate(self._plain(tokens, x, folds))
+                    found[row, folds] = image_scores.double().cpu().numpy()
+                continue
+            for fold in np.flatnonzero(wanted[list(rows)].any(axis=0)):
+                twin = self._without(int(fold))
+                for row, (tokens, x) in zip(rows, seen, strict=True):
+                    if wanted[row, fold]:
+                        found[row, fold] = float(twin.aggregate(twin.token_scores(tokens, x)))
+        return found
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -123,10 +134,14 @@ class LeftOutBank:
             float(cosine_nn(one, pack_bank(other), 1)[0].max()) <= SAME for one, other in pairs
         )
 
-    def _plain(self, x: Tensor, folds: Sequence[int]) -> Tensor:
+    def _seen(self, pixels: npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Backbone features and prepared pixels of one image."""
+        x = self._detector.stack([self._detector.geometry.apply(pixels)])
+        return self._detector.backbone(x), x
+
+    def _plain(self, tokens: Tensor, x: Tensor, folds: npt.NDArray[np.int64]) -> Tensor:
         """Patch scores (len(folds), N) of one image, from a single search of each image's part."""
         detector = self._detector
-        tokens = detector.backbone(x)
         queries = tokens.flatten(0, 1)
         rows: list[Tensor] = []
         # of each fold the k nearest vectors (N, k), padded where it has fewer
@@ -137,7 +152,7 @@ class LeftOutBank:
         distance, place = merged.sort(dim=1, stable=True)
         distance, owners = (one[:, : 2 * detector.k] for one in (distance, owner[place]))
         for fold in folds:
-            kept = distance.masked_fill(owners == fold, torch.inf).sort(dim=1).values
+            kept = distance.masked_fill(owners == int(fold), torch.inf).sort(dim=1).values
             rows.append(kept[:, : detector.k])
         scores = detector.reduced(torch.stack(rows))
         return scores * detector.foreground(tokens, x) if detector.mask else scores

@@ -79,7 +79,7 @@ def own(detector: Detector) -> Fixed:
     return Fixed(
         calibrator=detector.calibrator,
         policy=detector.policy,
-        threshold=score_threshold(detector.calibrator, detector.policy),
+        threshold=verdict_threshold(detector.calibrator, detector.policy, detector.conformal),
         conformal=detector.conformal,
     )
 
@@ -135,6 +135,17 @@ def score_threshold(calibrator: Calibrator | None, policy: Policy) -> float | No
     if calibrator is None or getattr(calibrator, "inverted", False):
         return None
     value = float(getattr(calibrator, "score_at", lambda p: p)(policy.threshold))
+    return value if np.isfinite(value) else None
+
+
+def verdict_threshold(
+    calibrator: Calibrator | None, policy: Policy, conformal: ConformalScores | None
+) -> float | None:
+    """Image score at which a rule's verdict changes: the probability's, else the p-value's."""
+    found = score_threshold(calibrator, policy)
+    if found is not None or conformal is None or policy.p_value_threshold is None:
+        return found
+    value = conformal.score_at(policy.p_value_threshold)
     return value if np.isfinite(value) else None
 
 

@@ -53,6 +53,7 @@ class Target(Detector):
         self._config = config
         self._counts: dict[tuple[int, int], int] = {}
         self.calibrator = getattr(scorer, "calibrator", None)
+        self.conformal = getattr(scorer, "conformal", None)
         self.policy = getattr(scorer, "policy", None) or self.policy
         self.eval()
 

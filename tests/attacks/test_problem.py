@@ -149,6 +149,21 @@ def test_thresholds_come_from_the_detector_or_the_caller(mean_red, images):
     assert attack(mean_red, x, threshold=0.9, **given).success.tolist() == [False, True] * 2
 
 
+def test_thresholds_of_a_detector_that_knows_normal_images_alone(mean_red, images):
+    from robustad.conformal import ConformalScores
+    from robustad.verdict import Policy
+
+    mean_red.calibrator, mean_red.conformal = None, ConformalScores([0.1, 0.2, 0.3])
+    x, given = images(), {"label": label(0, 1, 0, 1), "attack": "fgsm", "eps": 0.3}
+    mean_red.policy = Policy()
+    assert attack(mean_red, x, **given).success is None
+    mean_red.policy = Policy(p_value_threshold=0.25)
+    found = attack(mean_red, x, **given)
+    assert found.success.tolist() == ((found.score > 0.3) == (given["label"] == 0)).tolist()
+    mean_red.policy = Policy(p_value_threshold=0.1)  # three images cannot promise that
+    assert attack(mean_red, x, **given).success is None
+
+
 def test_keep_says_which_image_is_returned(scorer, images):
     wild = scorer(lambda x: torch.sin(300 * x.flatten(2).mean(dim=2)))
     x, given = images(12), {"label": torch.tensor([0, 1] * 6), "attack": "pgd10", "eps": 0.05}

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustad.conformal import JackknifePlus, jackknife_plus_p_values, p_values
 from robustad.errors import InputError
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 5))
 def test_by_counting(seed, n, count):
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
@@ -27,11 +27,13 @@ def step_up(p, fdr):
     return np.asarray(p) <= (ordered[max(good) - 1] if good else -1.0)
 
 
+@settings(deadline=None)
 @given(batches, st.sampled_from([0.01, 0.05, 0.1, 0.3]))
 def test_the_step_up_procedure(p, fdr):
     np.testing.assert_array_equal(benjamini_hochberg(p, fdr), step_up(p, fdr))
 
 
+@settings(deadline=None)
 @given(batches)
 def test_adjusted_values_are_scipys(p):
     np.testing.assert_allclose(adjusted_p_values(p), false_discovery_control(p), atol=1e-14)
@@ -39,6 +41,7 @@ def test_adjusted_values_are_scipys(p):
     np.testing.assert_allclose(ours, false_discovery_control(p, method="by"), atol=1e-14)
 
 
+@settings(deadline=None)
 @given(batches, st.floats(0.1, 1.0))
 def test_fewer_nulls_find_more(p, share):
     np.testing.assert_allclose(

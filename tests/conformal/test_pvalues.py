@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustad.conformal import p_values, threshold_for_fpr, weighted_p_values
@@ -9,12 +9,14 @@ from robustad.errors import InputError
 few = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(few, few)
 def test_by_counting(scores, calibration):
     expected = [(1 + sum(c >= s for c in calibration)) / (1 + len(calibration)) for s in scores]
     assert p_values(scores, calibration).tolist() == expected
 
 
+@settings(deadline=None)
 @given(few, few, st.integers(0, 9))
 def test_smoothed_by_counting(scores, calibration, seed):
     draws = np.random.default_rng(seed).random(len(scores))
@@ -28,6 +30,7 @@ def test_smoothed_by_counting(scores, calibration, seed):
     assert (found <= p_values(scores, calibration)).all()
 
 
+@settings(deadline=None)
 @given(few, few, st.integers(0, 99))
 def test_weighted_by_summing(scores, calibration, seed):
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustad.conformal import RiskControl, RiskThreshold, control_risk
@@ -20,6 +20,7 @@ def brute_force(losses, candidates, alpha, bound, rising):
     return best
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 60),

@@ -44,6 +44,17 @@ def test_the_policy_rejects_from_the_score_threshold_on(fpr):
     assert rejected == (NEW.astype(np.float32) >= np.float32(limit)).tolist()
 
 
+@pytest.mark.parametrize("p", [0.0, 1 / 62, 1 / 61, 0.05, 0.5, 60 / 61, 0.999, 1.0])
+def test_the_score_at_a_p_value_is_where_it_is_reached(p):
+    limit = BOTH.score_at(p)
+    assert (BOTH.p_values(NEW) <= p).tolist() == (NEW.astype(np.float32) >= limit).tolist()
+    if np.isfinite(limit):
+        below = np.nextafter(np.float32(limit), np.float32(-np.inf))
+        assert BOTH.p_values([limit])[0] <= p < BOTH.p_values([below])[0]
+    with pytest.raises(InputError, match=r"p_value: expected a number in \[0, 1\], got 2"):
+        BOTH.score_at(2)
+
+
 def test_the_confident_policy_rejects_less():
     plain, sure = BOTH.policy(fpr=0.1), BOTH.policy(fpr=0.1, confidence=0.9)
     assert plain.p_value_threshold == 6 / 61

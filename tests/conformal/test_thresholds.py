@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, betabinom, binom
 
@@ -22,6 +22,7 @@ def by_hand(scores, fpr):
     return np.inf if rank > n else np.sort(scores)[rank - 1]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), rates)
 def test_the_order_statistic_of_the_textbook(n, fpr):
     scores = np.random.default_rng(n).permutation(n) / 7.0
@@ -124,6 +125,10 @@ def test_promises_in_words():
     )
     assert "5% of anomalous images are missed" in threshold_for_fnr(SCORES, 0.05).guarantee
     assert threshold_for_fpr(SCORES, 0.1).to_dict()["error"] == "fpr"
+    few = threshold_for_fpr(SCORES, 0.01, if_too_few="infinite").guarantee
+    assert few.startswith("nothing is called anomalous: 40 held-out images are too few")
+    few = threshold_for_fnr(SCORES, 0.01, if_too_few="infinite").guarantee
+    assert few.startswith("everything is called anomalous")
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,11 @@ def test_the_backbone_sees_each_image_once(monkeypatch):
         lambda self, x: seen.append(x.shape[0]) or forward(self, x),
     )
     pixels = [one.pixels for one in iter_images(IMAGES)]
-    LeftOutBank(detector, pixels, np.arange(6))
+    bank = LeftOutBank(detector, pixels, np.arange(6))
     assert sum(seen) == 6
+    found = bank.scores(pixels[:2], np.array([[True] * 6, [False] * 5 + [True]]))
+    assert sum(seen) == 8
+    assert np.isnan(found).tolist() == [[False] * 6, [True] * 5 + [False]]
 
 
 def test_other_detectors_are_fitted_again():
