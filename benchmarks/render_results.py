@@ -2,8 +2,10 @@
 
     robustad reproduce fewshot ... --out RUN      (see docs/results.md for the commands)
     robustad reproduce patchguard ... --out RUN
+    robustad reproduce calibration ... --out RUN
     python benchmarks/render_results.py --add fewshot_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add patchguard_NAME RUN [RUN ...]
+    python benchmarks/render_results.py --add calibration_NAME RUN [RUN ...]
     python benchmarks/render_results.py
 
 The first form collects finished runs into benchmarks/results/NAME.json with the machine they were
@@ -21,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from markdown import table
+from render_calibration import calibration
 from render_patchguard import patchguard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,6 +150,8 @@ def page() -> str:
         ]
     for path in sorted(RESULTS.glob("patchguard_*.json")):
         parts += patchguard(path.stem, json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("calibration_*.json")):
+        parts += calibration(path.stem, json.loads(path.read_text()))
     return "\n\n".join(parts).rstrip() + "\n"
 
 

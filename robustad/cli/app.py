@@ -19,6 +19,7 @@ from robustad.cli import (
     predict,
     preview,
     reproduce,
+    reproduce_calibration,
     reproduce_patchguard,
     train,
 )
@@ -66,6 +67,7 @@ app.command(cls=ManyValues)(preview.preview)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
+reproduce.app.command(name="calibration", cls=ManyValues)(reproduce_calibration.calibration)
 reproduce.app.command(name="patchguard", cls=ManyValues)(reproduce_patchguard.patchguard)
 app.add_typer(reproduce.app, name="reproduce")
 app.add_typer(data.app, name="data")

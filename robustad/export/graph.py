@@ -8,11 +8,11 @@ from importlib import import_module
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustad.detectors import Detector
 from robustad.errors import InputError
+from robustad.export.calibration import Calibrated, calibration_inputs, pixel_inputs
 from robustad.ops.reference.topk_mean import resolve_k, topk_mean_torch
 
 # Methods whose patch scores are written otherwise for export, and where: a module class that is
@@ -30,6 +30,11 @@ class DetectorGraph(nn.Module):
     detector : Detector
         Fitted, in evaluation mode, on the CPU.
 
+    Attributes
+    ----------
+    calibration : dict of str to array, float32
+        Names and defaults of the inputs behind the image; see `robustad.export.calibration`.
+
     Raises
     ------
     InputError
@@ -43,16 +48,23 @@ class DetectorGraph(nn.Module):
         # A tuple hides the detector from torch: its tensors would be exported a second time.
         self._detector = (detector,)
         self.patches = patch_graph(detector)
-        self.slope, self.intercept = calibration_constants(detector)
-        self._raw = getattr(detector.calibrator, "method", None) == "raw"
+        self.calibration = {**calibration_inputs(detector), **pixel_inputs(detector)}
+        self._own = len(calibration_inputs(detector))
+        self.has_pixels = len(self.calibration) > self._own
+        self._calibrated = Calibrated(detector)
         self._aggregate: Callable[[Tensor], Tensor] = detector.aggregate
         if type(detector).aggregate is Detector.aggregate:
             self._aggregate = TopMean(detector.top_fraction)
 
-    def forward(
-        self, image: Tensor, slope: Tensor, intercept: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """All outputs of images (B, 3, H, W) under a calibration given by two scalars.
+    def forward(self, image: Tensor, *calibration: Tensor) -> tuple[Tensor, ...]:
+        """All outputs of images (B, 3, H, W) under a calibration.
+
+        Parameters
+        ----------
+        image : Tensor, (B, 3, H, W)
+            As a detector takes them.
+        calibration : Tensor
+            What the attribute `calibration` names, in that order.
 
         Returns
         -------
@@ -64,27 +76,19 @@ class DetectorGraph(nn.Module):
             Row by row.
         anomaly_map : Tensor, (B, H, W)
             Smoothed.
+        probability_map : Tensor, (B, H, W)
+            Only with a pixel calibrator.
         """
         patch_scores = self.patches(image)
         score = self._aggregate(patch_scores)
-        logit = slope * score + intercept
-        probability, complement = torch.sigmoid(logit), torch.sigmoid(-logit)
-        # -log sigmoid(z) = softplus(-z): no cancellation near probability 1
-        entropy = probability * F.softplus(-logit) + complement * F.softplus(logit)
-        if self._raw:
-            raw = score.clamp(0.0, 1.0)
-            plain = slope.isnan()
-            probability = torch.where(plain, raw, probability)
-            raw_entropy = torch.special.xlogy(raw, raw) + torch.special.xlogy(1 - raw, 1 - raw)
-            entropy = torch.where(plain, -raw_entropy, entropy)
+        probability, entropy = self._calibrated(score, *calibration[: self._own])
         size = (image.shape[2], image.shape[3])
-        return (
-            score,
-            probability,
-            entropy,
-            patch_scores,
-            self._detector[0].anomaly_map(patch_scores, size),
-        )
+        anomaly_map = self._detector[0].anomaly_map(patch_scores, size)
+        outputs = score, probability, entropy, patch_scores, anomaly_map
+        if not self.has_pixels:
+            return outputs
+        slope, intercept = calibration[self._own :]
+        return *outputs, torch.sigmoid(slope * anomaly_map + intercept)
 
 
 class TopMean(nn.Module):
@@ -173,26 +177,3 @@ class TracedPatches(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Patch scores (B, N) of images (B, 3, H, W)."""
         return self.detector.patch_scores(image)
-
-
-def calibration_constants(detector: Detector) -> tuple[float, float]:
-    """Slope and intercept of a detector's calibration; NaN without one, and for the raw score.
-
-    Raises
-    ------
-    InputError
-        If the calibrator's method cannot be exported, or float32 cannot hold its numbers.
-    """
-    calibrator = detector.calibrator
-    method = getattr(calibrator, "method", None)
-    if calibrator is None or method == "raw":
-        return float("nan"), float("nan")
-    if method != "platt":
-        raise InputError(
-            f"calibrator: expected platt, raw or none to export, got {method or calibrator!r}"
-        )
-    state = calibrator.to_dict()
-    pair = float(state["slope"]), float(state["intercept"])
-    if max(abs(value) for value in pair) > float(np.finfo(np.float32).max):
-        raise InputError(f"calibrator: slope and intercept {pair} do not fit float32")
-    return pair

@@ -9,16 +9,22 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from torch import Tensor
 
 import robustad
 from robustad._files import write_text
+from robustad.calibration.beta import BetaState
+from robustad.calibration.isotonic import IsotonicState
+from robustad.calibration.pixel import PixelPlattState
+from robustad.calibration.platt import PlattState
+from robustad.calibration.temperature import TemperatureState
 from robustad.detectors import Detector
 from robustad.errors import InputError
+from robustad.probability import CURVES
 from robustad.runtime.golden import golden_image, golden_outputs
 
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "numpy")
@@ -69,6 +75,18 @@ class PolicyRecord(_Record):
     entropy_threshold: float | None = Field(description="Defer above this entropy in nats.")
 
 
+class RawScoreRecord(_Record):
+    """The score clipped to [0, 1] stands for the probability."""
+
+    method: Literal["raw"] = "raw"
+
+
+CalibrationRecord = Annotated[
+    PlattState | TemperatureState | BetaState | IsotonicState | RawScoreRecord,
+    Field(discriminator="method"),
+]
+
+
 class GoldenRecord(_Record):
     """An input that can be computed anywhere, and what the detector made of it."""
 
@@ -110,8 +128,11 @@ class ArtefactMetadata(_Record):
         description="Number (integer) or share of the largest patch scores in the image score."
     )
     map_sigma: float = Field(description="Smoothing of the anomaly map in pixels.")
-    calibration: dict[str, JsonValue] | None = Field(
+    calibration: CalibrationRecord | None = Field(
         description="The calibrator; null means that probability and entropy are NaN."
+    )
+    pixel_calibration: PixelPlattState | None = Field(
+        description="What makes the map of probabilities; null without one."
     )
     policy: PolicyRecord
     evaluation: EvaluationRecord
@@ -143,7 +164,7 @@ def describe(
         If `evaluation` cannot be stored as JSON.
     """
     height, width = size
-    policy = detector.policy
+    policy, pixel = detector.policy, detector.pixel_calibrator
     geometry = detector.geometry
     return ArtefactMetadata(
         method=detector.method,
@@ -157,7 +178,8 @@ def describe(
         patch_size=height // detector.patch_grid(height, width)[0],
         top_fraction=detector.top_fraction,
         map_sigma=detector.map_sigma,
-        calibration=None if detector.calibrator is None else detector.calibrator.to_dict(),
+        calibration=_calibration(detector),
+        pixel_calibration=None if pixel is None else PixelPlattState(**pixel.to_dict()),
         policy=PolicyRecord(threshold=policy.threshold, entropy_threshold=policy.entropy_threshold),
         evaluation=_evaluation(evaluation),
         golden=_golden(detector, height, width),
@@ -198,6 +220,21 @@ def _backbone(detector: Detector) -> BackboneRecord | None:
         layers=None if config.layers is None else list(config.layers),
         weights_sha256=tensors_sha256(backbone.state_dict()) if backbone.has_weights else None,
     )
+
+
+def _calibration(detector: Detector) -> CalibrationRecord | None:
+    if detector.calibrator is None:
+        return None
+    state = detector.calibrator.to_dict()
+    try:
+        found: CalibrationRecord = TypeAdapter(CalibrationRecord).validate_python(state)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InputError(
+            f"calibrator: expected one of {', '.join(sorted(CURVES))} or none to export, got "
+            f"{state.get('method')!r}: {reason}"
+        ) from error
+    return found
 
 
 def _evaluation(evaluation: Mapping[str, Any] | None) -> EvaluationRecord:

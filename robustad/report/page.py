@@ -279,7 +279,8 @@ def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
     else:
         fitted = count(len(report.names), "image") if report.names else "came fitted"
         rows.append(("calibration", f"{report.calibrator.get('method', '?')}, {fitted}"))
-        rows.append(("score threshold", f"{report.score_threshold:.4g}"))
+        limit = report.score_threshold
+        rows.append(("score threshold", "none" if limit is None else f"{limit:.4g}"))
         if report.entropy_threshold is not None:
             rows.append(("entropy flag", f"{report.entropy_threshold:.4g} nats"))
     for name, condition in evaluation.shown.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 from robustad.errors import InputError, StateError
 from robustad.geometry import Geometry
+from robustad.probability import check_state
 from robustad.verdict import Policy
 
 # The key under which the document lies in the file's metadata, and its version.
@@ -15,6 +16,7 @@ SCHEMA_VERSION = 1
 INPUT = "image"
 CALIBRATION = ("calibration_slope", "calibration_intercept")
 OUTPUTS = ("score", "probability", "entropy", "patch_scores", "anomaly_map")
+OPTIONAL_OUTPUTS = ("probability_map",)  # of files with a pixel calibration
 
 
 def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
@@ -55,6 +57,10 @@ def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
     try:
         geometry(document)
         policy(document)
+        if document["calibration"] is not None:
+            check_state(document["calibration"])
+        if document.get("pixel_calibration") is not None:
+            check_state({**document["pixel_calibration"], "method": "platt"}, "pixel_calibration")
         contract, patch_size = document["input"], document["patch_size"]
         for edge in ("height", "width"):
             if contract[edge] is not None and not isinstance(contract[edge], int):
@@ -63,7 +69,7 @@ def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
             raise TypeError(f"patch_size is {patch_size!r}")
     except KeyError as error:
         raise StateError(f"{path}: its robustad metadata lacks {error}") from error
-    except (TypeError, InputError) as error:
+    except (TypeError, InputError, StateError) as error:
         raise StateError(f"{path}: its robustad metadata is damaged: {error}") from error
     return dict(document)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from robustad.errors import InputError, StateError, VerificationError
 from robustad.prediction import Prediction
+from robustad.probability import check_state, interval_of, linear, probability_of
 from robustad.runtime import _metadata
 from robustad.runtime._session import open_session
 from robustad.runtime.batches import batches, stack
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
     from robustad.images import Images
 
 FloatArray = npt.NDArray[np.float32]
+FROM_SCORE = ("probability", "entropy")
+# Slope and intercept, a calibrator's saved state, or anything that gives one by `to_dict`.
+Calibration: TypeAlias = "tuple[float, float] | Mapping[str, Any] | HasState"
+
+
+class HasState(Protocol):
+    """A calibrator, as far as the runtime needs one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """With `method` and its parameters."""
+        ...
 
 
 def load(
@@ -28,7 +40,7 @@ def load(
     *,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
-    calibration: tuple[float, float] | None = None,
+    calibration: Calibration | None = None,
     policy: Policy | None = None,
 ) -> OnnxDetector:
     """Load a file written by `robustad.export_onnx`.
@@ -43,9 +55,10 @@ def load(
         with a warning.
     threads : int, optional
         Threads inside an operation; by default as many as there are cores.
-    calibration : (float, float), optional
-        Slope and intercept to use in place of the file's own:
-        probability = sigmoid(slope * score + intercept).
+    calibration : (float, float), mapping or calibrator, optional
+        To use in place of the file's own: slope and intercept, for probability =
+        sigmoid(slope * score + intercept); what a calibrator's `to_dict` gave, of any method,
+        whatever the file was exported with; or such a calibrator.
     policy : Policy, optional
         To use in place of the file's own.
 
@@ -89,6 +102,8 @@ class OnnxDetector:
         How images are resized and cropped.
     policy : Policy
         Maps probabilities to verdicts; can be replaced.
+    outputs : tuple of str
+        What the file can compute.
     """
 
     def __init__(self, session: Any, metadata: dict[str, Any], *, name: str) -> None:
@@ -101,24 +116,47 @@ class OnnxDetector:
             )
         self._session = session
         self._name = name
-        self._calibration: tuple[float, float] | None = None
+        self._calibration: dict[str, Any] | None = None
+        self.outputs = tuple(
+            name for name in (*_metadata.OUTPUTS, *_metadata.OPTIONAL_OUTPUTS) if name in outputs
+        )
         self.metadata = metadata
         self.geometry = _metadata.geometry(metadata)
         self.policy = _metadata.policy(metadata)
 
     @property
-    def calibration(self) -> tuple[float, float] | None:
-        """Slope and intercept that override the file's own; None uses the file's."""
+    def calibration(self) -> dict[str, Any] | None:
+        """What overrides the file's own calibration, as a calibrator's state; None for nothing.
+
+        Can be set to whatever `load` takes.
+
+        Raises
+        ------
+        InputError
+            If a pair set is not two finite numbers.
+        StateError
+            If a state set is not that of a calibrator.
+        """
         return self._calibration
 
     @calibration.setter
-    def calibration(self, value: tuple[float, float] | None) -> None:
-        if value is not None:
-            pair = np.asarray(value, np.float32)
+    def calibration(self, value: Calibration | None) -> None:
+        if value is None or isinstance(value, Mapping):
+            self._calibration = None if value is None else check_state(value)
+        elif hasattr(value, "to_dict"):
+            self._calibration = check_state(value.to_dict())
+        else:
+            try:
+                pair = np.asarray(value, np.float64)
+            except (TypeError, ValueError):
+                pair = np.empty(0)
             if pair.shape != (2,) or not np.isfinite(pair).all():
-                raise InputError(f"calibration: expected two finite numbers, got {value!r}")
-            value = (float(value[0]), float(value[1]))
-        self._calibration = value
+                raise InputError(
+                    "calibration: expected two finite numbers, a calibrator or its state, got "
+                    f"{value!r}"
+                )
+            slope, intercept = pair.tolist()
+            self._calibration = {"method": "platt", "slope": slope, "intercept": intercept}
 
     @property
     def providers(self) -> list[str]:
@@ -146,13 +184,15 @@ class OnnxDetector:
         x : array, (B, 3, H, W), float32 in [0, 1]
             RGB, resized and cropped as by `geometry`.
         outputs : sequence of str, optional
-            Those wanted, by default all: onnxruntime leaves out what only the others need.
+            Those wanted, by default the first five: onnxruntime leaves out what only the others
+            need.
 
         Returns
         -------
         dict of array, float32
             `score` (B,), `probability` (B,) and `entropy` (B,) (NaN if not calibrated),
-            `patch_scores` (B, N) and `anomaly_map` (B, H, W).
+            `patch_scores` (B, N) and `anomaly_map` (B, H, W); `probability_map` (B, H, W) if the
+            file has a pixel calibration.
 
         Raises
         ------
@@ -160,17 +200,22 @@ class OnnxDetector:
             If shape, type or range of `x` does not fit the file, or an output is unknown.
         """
         self._check(x)
-        unknown = [name for name in outputs if name not in _metadata.OUTPUTS]
+        unknown = [name for name in outputs if name not in self.outputs]
         if unknown or not outputs:
             raise InputError(
-                f"outputs: expected some of {', '.join(_metadata.OUTPUTS)}, got {list(outputs)}"
+                f"outputs: expected some of {', '.join(self.outputs)}, got {list(outputs)}"
             )
         feeds = {_metadata.INPUT: np.ascontiguousarray(x)}
-        if self._calibration is not None:
-            values = (np.array(value, np.float32) for value in self._calibration)
-            feeds |= dict(zip(_metadata.CALIBRATION, values, strict=True))
-        names = list(outputs)
-        return dict(zip(names, self._session.run(names, feeds), strict=True))
+        own = self._calibration
+        made = () if own is None else tuple(n for n in FROM_SCORE if n in outputs)
+        # The graph's curve has a fixed form; another one is computed here, from the score.
+        asked = list(dict.fromkeys("score" if name in made else name for name in outputs))
+        found = dict(zip(asked, self._session.run(asked, feeds), strict=True))
+        if own is not None and made:
+            probability = probability_of(own, found["score"])
+            found["probability"] = probability.astype(np.float32)
+            found["entropy"] = binary_entropy(probability).astype(np.float32)
+        return {name: found[name] for name in outputs}
 
     def patch_scores(self, x: FloatArray) -> FloatArray:
         """Patch scores (B, N) of prepared images (B, 3, H, W); see `run`."""
@@ -226,17 +271,27 @@ class OnnxDetector:
                 maps.append(self.geometry.restore(smooth, image.height, image.width))
         if not names:
             raise InputError("images: expected at least one image, got none")
+        score = np.concatenate(scores)
         probability = np.concatenate(probabilities).astype(np.float64)
+        pixel, used = self.metadata.get("pixel_calibration"), self._used_calibration()
         return Prediction(
             names=names,
-            score=np.concatenate(scores),
+            score=score,
             probability=probability,
             # of the same probability that the policy judges, not the graph's float32 one
             entropy=binary_entropy(probability),
             verdict=self.policy.decide(probability),
             patch_scores=grids,
             anomaly_map=maps,
+            # of the restored map, as the detector does it
+            probability_map=None if pixel is None else [_pixels(pixel, one) for one in maps],
+            probability_interval=None if used is None else interval_of(used, score),
         )
+
+    def _used_calibration(self) -> dict[str, Any] | None:
+        """State of the calibration in use, the override before the file's."""
+        stored: dict[str, Any] | None = self.metadata["calibration"]
+        return stored if self._calibration is None else self._calibration
 
     def check_golden(self, *, tolerance: float = 1e-3) -> float:
         """Run the golden input and compare with the outputs stored at export.
@@ -289,3 +344,9 @@ class OnnxDetector:
         low, high = float(x.min()), float(x.max())
         if not (low >= 0.0 and high <= 1.0):  # also refuses NaN
             raise InputError(f"x: expected values in [0, 1], got {low:g}..{high:g}")
+
+
+def _pixels(state: Mapping[str, Any], anomaly_map: FloatArray) -> FloatArray:
+    values = np.asarray(anomaly_map, np.float64)
+    made = linear(values, slope=state["slope"], intercept=state["intercept"])
+    return made.astype(np.float32)
