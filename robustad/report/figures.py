@@ -44,7 +44,7 @@ def roc(evaluation: Evaluation, key: str) -> str:
     labels = np.asarray(evaluation.labels)
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, left=0.62, right=0.08, bottom=0.5, top=0.08)
+        axes = axes_of(figure, left=0.62, right=0.08, bottom=0.5, top=0.08)
         axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8, alpha=0.6)
         for name in evaluation.shown:
             fpr, tpr, _ = roc_curve(labels, evaluation.scores(name))
@@ -148,7 +148,7 @@ def _strips(
 
     def paint(figure: Figure) -> None:
         # All strips in one pair of axes, each on its own level: far quicker than one pair each.
-        axes = _axes(figure, left=0.36, right=0.05, bottom=0.42, top=0.2)
+        axes = axes_of(figure, left=0.36, right=0.05, bottom=0.42, top=0.2)
         for row, name in enumerate(names):
             level = -pitch * row
             # Back to back, so that the classes can be told apart without colour.
@@ -215,8 +215,8 @@ def _reliability(probability: FloatArray, evaluation: Evaluation, key: str, axis
     filled = curve.count > 0
 
     def paint(figure: Figure) -> None:
-        upper = _axes(figure, left=0.62, right=0.08, bottom=1.25, top=0.08)
-        lower = _axes(figure, left=0.62, right=0.08, bottom=0.45, top=3.2)
+        upper = axes_of(figure, left=0.62, right=0.08, bottom=1.25, top=0.08)
+        lower = axes_of(figure, left=0.62, right=0.08, bottom=0.45, top=3.2)
         upper.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8, alpha=0.6)
         # The gap to the diagonal is what the calibration error averages.
         upper.vlines(
@@ -226,6 +226,14 @@ def _reliability(probability: FloatArray, evaluation: Evaluation, key: str, axis
             color=COLOURS["accent"],
             linewidth=4.0,
             alpha=0.35,
+        )
+        # Few images make an unsure dot: Wilson's interval of the share.
+        upper.vlines(
+            curve.mean_predicted[filled],
+            curve.low[filled],
+            curve.high[filled],
+            color=COLOURS["muted"],
+            linewidth=1.1,
         )
         upper.plot(
             curve.mean_predicted[filled],
@@ -271,7 +279,7 @@ def _reliability(probability: FloatArray, evaluation: Evaluation, key: str, axis
     return draw(key, SQUARE, paint, alt=alt)
 
 
-def _axes(figure: Figure, *, left: float, right: float, bottom: float, top: float) -> Axes:
+def axes_of(figure: Figure, *, left: float, right: float, bottom: float, top: float) -> Axes:
     """Axes with these margins in inches."""
     width, height = figure.get_size_inches()
     return figure.add_axes(

@@ -14,6 +14,7 @@ from robustad.errors import InputError
 from robustad.evaluation import Evaluation, Example
 from robustad.evaluation.result import CLEAN, WORST
 from robustad.report import figures
+from robustad.report.coverage import risk_figure, risk_rows
 from robustad.report.curves import eps_figure, steps_figure
 from robustad.report.gallery import Card, amplification, cards, colour_stops
 from robustad.report.headline import findings, overview, verdict
@@ -62,6 +63,8 @@ class Section:
     reliability: tuple[str, str] | None
     entropy: str | None
     entropies: list[tuple[str, str, str, str]]
+    risk: str | None
+    risks: list[tuple[str, str, str, str]]
     curves: list[tuple[str, str]]
     costs: list[tuple[str, str, str, str]]
     cards: list[Card]
@@ -189,6 +192,8 @@ def _section(
             )
             for name, one in evaluation.shown.items()
         ],
+        risk=risk_figure(evaluation, key),
+        risks=risk_rows(evaluation),
         curves=[
             (title, drawn)
             for title, drawn in (

@@ -106,7 +106,7 @@ def test_torch_and_onnxruntime_agree_with_the_calibrator(alone):
     np.testing.assert_allclose(by_torch[0], by_onnx[0], rtol=0, atol=1e-6)
     order = np.argsort(SCORES[finite], kind="stable")
     for probability in (by_torch[0], by_onnx[0]):
-        assert (np.diff(probability[finite][order]) >= -1e-7).all()
+        assert (np.diff(probability[finite][order]) >= -5e-7).all()
 
 
 def test_nan_in_gives_nan_out(alone):
