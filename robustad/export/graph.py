@@ -1,4 +1,4 @@
-"""What is exported: from prepared images to score, probability, p-value, patches and map."""
+"""What is exported: from prepared images to score, probability, verdict, patches and map."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.export.calibration import Calibrated, calibration_inputs, pixel_inputs
 from robustad.export.conformal import held_out_scores, p_value
+from robustad.export.verdict import verdict_inputs, verdicts
 from robustad.ops.reference.topk_mean import resolve_k, topk_mean_torch
 from robustad.runtime._metadata import CONFORMAL
 
@@ -38,9 +39,10 @@ class DetectorGraph(nn.Module):
 
     Attributes
     ----------
-    defaults : dict of str to array, float32
+    defaults : dict of str to array
         Names and defaults of the inputs behind the image: the numbers of the calibration, see
-        `robustad.export.calibration`, and the scores that p-values are counted among.
+        `robustad.export.calibration`, the scores that p-values are counted among, and the policy,
+        see `robustad.export.verdict`.
     has_pixels : bool
         Whether there is a map of probabilities.
 
@@ -58,8 +60,9 @@ class DetectorGraph(nn.Module):
         self._detector = (detector,)
         self.patches = patch_graph(detector)
         own, pixel = calibration_inputs(detector), pixel_inputs(detector)
-        self.defaults = {**own, **pixel, CONFORMAL: held_out_scores(detector)}
-        self._own = len(own)
+        judged = {CONFORMAL: held_out_scores(detector), **verdict_inputs(detector)}
+        self.defaults = {**own, **pixel, **judged}
+        self._own, self._judged = len(own), len(own) + len(pixel)
         self.has_pixels = bool(pixel)
         self._calibrated = Calibrated(detector)
         self._aggregate: Callable[[Tensor], Tensor] = detector.aggregate
@@ -67,7 +70,7 @@ class DetectorGraph(nn.Module):
             self._aggregate = TopMean(detector.top_fraction)
 
     def forward(self, image: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
-        """All outputs of images (B, 3, H, W) under a calibration and held-out scores.
+        """All outputs of images (B, 3, H, W) under a calibration, held-out scores and a policy.
 
         Parameters
         ----------
@@ -88,6 +91,8 @@ class DetectorGraph(nn.Module):
             Smoothed.
         p_value : Tensor, (B,)
             NaN without held-out scores.
+        verdict : Tensor, (B,), int64
+            See `robustad.export.verdict.verdicts`.
         probability_map : Tensor, (B, H, W)
             Only with a pixel calibrator.
         """
@@ -96,12 +101,13 @@ class DetectorGraph(nn.Module):
         probability, entropy = self._calibrated(score, *numbers[: self._own])
         size = (image.shape[2], image.shape[3])
         anomaly_map = self._detector[0].anomaly_map(patch_scores, size)
-        *pixel, held_out = numbers[self._own :]
+        held_out, *judged = numbers[self._judged :]
         p_values = p_value(score, held_out)
-        outputs = score, probability, entropy, patch_scores, anomaly_map, p_values
+        verdict = verdicts(score, probability, held_out, *judged)
+        outputs = score, probability, entropy, patch_scores, anomaly_map, p_values, verdict
         if not self.has_pixels:
             return outputs
-        slope, intercept = pixel
+        slope, intercept = numbers[self._own : self._judged]
         return *outputs, torch.sigmoid(slope * anomaly_map + intercept)
 
 

@@ -25,6 +25,7 @@ from robustad.calibration.temperature import TemperatureState
 from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.probability import CURVES
+from robustad.runtime._verdicts import VERDICTS
 from robustad.runtime.golden import golden_image, golden_outputs
 
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "numpy")
@@ -143,10 +144,10 @@ class EvaluationRecord(BaseModel):
 class ArtefactMetadata(_Record):
     """The JSON document under the key `robustad` of an exported file's metadata."""
 
-    schema_version: Literal[1, 2] = Field(
-        default=2,
+    schema_version: Literal[1, 2, 3] = Field(
+        default=3,
         description="From 2 on verdicts may rest on p-values, probabilities on any calibrator, and "
-        "pixels may be calibrated.",
+        "pixels may be calibrated; from 3 on the graph gives verdicts.",
     )
     method: str = Field(description="Kind of detector, for instance anomaly_dino.")
     config: dict[str, JsonValue] = Field(description="The detector's options.")
@@ -168,6 +169,10 @@ class ArtefactMetadata(_Record):
         description="What makes the map of probabilities; null without one."
     )
     policy: PolicyRecord
+    verdicts: list[Literal["accept", "reject", "defer", "uncalibrated"]] = Field(
+        default=[one.value for one in VERDICTS],
+        description="What the numbers of the output `verdict` mean: places in this list, from 0.",
+    )
     conformal: ConformalRecord | None = Field(
         default=None, description="Null means that p-values are NaN."
     )

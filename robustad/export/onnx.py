@@ -72,17 +72,19 @@ def export_onnx(
 
     Notes
     -----
-    Input `image` (B, 3, H, W), float32 RGB in [0, 1], resized and cropped. Outputs, all float32:
+    Input `image` (B, 3, H, W), float32 RGB in [0, 1], resized and cropped. Outputs, float32:
     `score` (B,), `probability` (B,), `entropy` (B,) in nats, `patch_scores` (B, N),
     `anomaly_map` (B, H, W), `p_value` (B,), and with a pixel calibrator `probability_map`
     (B, H, W). Probability and entropy are NaN without a calibration, p-values without held-out
-    scores. The numbers of the calibration are initialisers that a caller may override, see
-    `robustad.export.calibration`: the scalars `calibration_slope` and `calibration_intercept` of
-    Platt's curve (a temperature T is the slope 1 / T), which are NaN where another curve applies;
+    scores. `verdict` (B,), int64, is what the detector's policy makes of them: 0 accept, 1 reject,
+    2 defer, 3 uncalibrated. The numbers of the calibration are initialisers that a caller may
+    override, see `robustad.export.calibration`: the scalars `calibration_slope` and
+    `calibration_intercept` of Platt's curve (a temperature T is the slope 1 / T), which are NaN where another curve applies;
     `calibration_a` and so on of beta calibration; the arrays `calibration_knots`,
     `calibration_for` and `calibration_against` of isotonic calibration. So are the scores
-    `conformal_scores` (n,), by any number of scores. The bank is compared in chunks, and the
-    foreground mask is computed in the graph, not stored.
+    `conformal_scores` (n,) and `conformal_anomalous` (m,), by any number of scores, and the scalars
+    of the policy, float64, `policy_threshold` and so on, NaN for a part that is not set. The
+    bank is compared in chunks, and the foreground mask is computed in the graph, not stored.
 
     Call `verify` on the file before using it.
     """

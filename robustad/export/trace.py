@@ -19,7 +19,7 @@ from robustad.export.calibration import ISOTONIC
 from robustad.export.graph import DetectorGraph
 from robustad.export.translations import translation_table
 from robustad.geometry import Geometry
-from robustad.runtime._metadata import CONFORMAL, INPUT, OPTIONAL_OUTPUTS, OUTPUTS
+from robustad.runtime._metadata import ANOMALOUS, CONFORMAL, INPUT, OPTIONAL_OUTPUTS, OUTPUTS
 
 # Units (of `multiple` pixels) an edge may have. Tracing treats sizes 0 and 1 as special.
 MIN_UNITS, MAX_UNITS = 2, 4096
@@ -106,11 +106,12 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
     generator = torch.Generator().manual_seed(0)
     example = torch.rand(2, 3, size.height, size.width, generator=generator)
     numbers = {name: torch.from_numpy(value) for name, value in graph.defaults.items()}
-    numbers[CONFORMAL] = torch.zeros(3)  # tracing treats a size of 1 as special
+    numbers |= {name: torch.zeros(3) for name in (CONFORMAL, ANOMALOUS)}  # tracing: 1 is special
     arguments = (example, *numbers.values())
     # Another isotonic curve may have another number of knots, another line other normal images.
     free = dict.fromkeys(ISOTONIC, torch.export.Dim("knots", min=MIN_KNOTS))
     free[CONFORMAL] = torch.export.Dim("normals", min=1)
+    free[ANOMALOUS] = torch.export.Dim("anomalies", min=1)
     lengths = tuple({0: free[name]} if name in free else None for name in numbers)
     exported = torch.export.export(graph, arguments, dynamic_shapes=(axes, lengths), strict=False)
     if size.axes:

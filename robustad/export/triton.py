@@ -85,11 +85,10 @@ def write_triton(
 
     Notes
     -----
-    The warm-up runs the golden image, at batch 1 and at the largest batch. The overridable
-    calibration is left at the file's own; verdicts are made by the client, from `probability` and
-    the thresholds, which are repeated among the model's parameters. The layout follows Triton's
-    documentation of model repositories and of `ModelConfig`; no Triton server takes part in
-    writing it.
+    The warm-up runs the golden image, at batch 1 and at the largest batch. Calibration and policy
+    are the file's own; two thresholds are repeated among the model's parameters. The layout
+    follows Triton's documentation of model repositories and of `ModelConfig`; no Triton server
+    takes part in writing it.
     """
     import onnx
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from robustad.conformal.scores import evidence
 from robustad.detectors import Detector
 from robustad.errors import InputError, RobustadError, VerificationError
 from robustad.export.calibration import steepness
@@ -19,6 +20,7 @@ from robustad.export.trace import evaluation_mode
 from robustad.geometry import resize_bicubic
 from robustad.runtime import OnnxDetector, load
 from robustad.runtime._metadata import OPTIONAL_OUTPUTS
+from robustad.runtime._verdicts import codes_of
 from robustad.runtime.batches import batches, stack
 from robustad.verdict import binary_entropy
 
@@ -57,7 +59,8 @@ class Verification:
         The file.
     differences : dict of str to float
         Largest absolute difference of each output between detector and file; infinite where one
-        of them is NaN and the other is not.
+        of them is NaN and the other is not. Of `verdict`, 1 where the file's is not what the
+        detector's policy makes of the file's own scores and probabilities, else 0.
     tolerances : dict of str to float
         What is allowed.
     mismatches : list of str
@@ -86,7 +89,9 @@ class Verification:
     def failures(self) -> list[str]:
         """What is wrong, in words; empty if nothing is."""
         found = [
-            f"{name} differs by {difference:.3g} (allowed {self.tolerances[name]:.3g})"
+            "verdict differs on some images"
+            if name == "verdict"
+            else f"{name} differs by {difference:.3g} (allowed {self.tolerances[name]:.3g})"
             for name, difference in self.differences.items()
             if not difference <= self.tolerances[name]
         ]
@@ -196,6 +201,8 @@ def verify(
                 expected["p_value"] = _nearest_p_value(
                     detector, expected["score"], found["p_value"], reach
                 )
+            if "verdict" in found:
+                expected["verdict"] = _verdicts_on(detector, found)
             for name in names:
                 worst = _difference(expected[name], found[name])
                 differences[name] = max(differences[name], worst)
@@ -211,6 +218,8 @@ def verify(
     }
     if "p_value" in names:
         tolerances["p_value"] = P_VALUE_TOLERANCE
+    if "verdict" in names:
+        tolerances["verdict"] = 0.0
     if "probability_map" in names:
         rise = abs(detector.pixel_calibrator.slope) / 4.0 if detector.pixel_calibrator else 0.0
         tolerances["probability_map"] = tolerances["anomaly_map"] * max(1.0, rise)
@@ -279,9 +288,18 @@ def _nearest_p_value(
     return np.clip(np.nan_to_num(found.astype(np.float64), nan=2.0), *ends)
 
 
+def _verdicts_on(detector: Detector, found: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    """The detector's policy on the file's own scores and probabilities, whose last digits count."""
+    probability = found["probability"].astype(np.float64)
+    known = evidence(found["score"], probability, detector.conformal)
+    return codes_of(detector.policy.decide(known))
+
+
 def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
     if expected.shape != found.shape:
         return float("inf")
+    if expected.dtype.kind == "i":  # codes: another one is wrong, whichever
+        return float((expected != found).any())
     both_nan = np.isnan(expected) & np.isnan(found)
     difference = np.where(both_nan, 0.0, np.abs(expected.astype(np.float64) - found))
     return float(np.nan_to_num(difference, nan=np.inf).max())

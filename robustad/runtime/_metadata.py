@@ -13,14 +13,15 @@ from robustad.verdict import Policy
 
 # The key under which the document lies in the file's metadata, and its version.
 KEY = "robustad"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 INPUT = "image"
 CALIBRATION = ("calibration_slope", "calibration_intercept")
 CONFORMAL = "conformal_scores"
+ANOMALOUS = "conformal_anomalous"
 # Files of older versions lack what comes after the map.
 OLD_OUTPUTS = ("score", "probability", "entropy", "patch_scores", "anomaly_map")
-OUTPUTS = (*OLD_OUTPUTS, "p_value")
+OUTPUTS = (*OLD_OUTPUTS, "p_value", "verdict")
 OPTIONAL_OUTPUTS = ("probability_map",)  # of files with a pixel calibration
 
 

@@ -14,19 +14,19 @@ from robustad.conformal.scores import ConformalScores, evidence
 from robustad.errors import InputError, StateError, VerificationError
 from robustad.prediction import Prediction
 from robustad.probability import check_state, interval_of, linear, probability_of
-from robustad.runtime import _metadata
+from robustad.runtime import _metadata, _verdicts
 from robustad.runtime._binding import Binding
 from robustad.runtime._session import check_file, device_of, open_session
 from robustad.runtime.batches import batches, stack
 from robustad.runtime.golden import golden_outputs, read_golden
 from robustad.runtime.integrity import Integrity, check_integrity
-from robustad.verdict import Policy, binary_entropy
+from robustad.verdict import Evidence, Policy, binary_entropy
 
 if TYPE_CHECKING:
     from robustad.images import Images
 
 FloatArray = npt.NDArray[np.float32]
-FROM_SCORE = ("probability", "entropy")
+FROM_SCORE = ("probability", "entropy", "verdict")
 # Slope and intercept, a calibrator's saved state, or anything that gives one by `to_dict`.
 Calibration: TypeAlias = "tuple[float, float] | Mapping[str, Any] | HasState"
 
@@ -167,7 +167,7 @@ class OnnxDetector:
         self.metadata = metadata
         self.geometry = _metadata.geometry(metadata)
         self.pixel_threshold = _metadata.pixel_threshold(metadata)
-        self.policy = _metadata.policy(metadata)
+        self.policy = self._own_policy = _metadata.policy(metadata)
         self._conformal = _metadata.conformal(metadata)
         self._replaced = False
 
@@ -245,12 +245,13 @@ class OnnxDetector:
 
         Returns
         -------
-        dict of array, float32
-            `score` (B,), `probability` (B,) and `entropy` (B,) (NaN if not calibrated),
+        dict of array, float32 but for verdicts
             `score` (B,), `probability` (B,) and `entropy` (B,) (NaN if not calibrated),
             `patch_scores` (B, N), `anomaly_map` (B, H, W) and, unless an older version wrote the
-            file, `p_value` (B,) (NaN without held-out scores); `probability_map` (B, H, W) if
-            the file has a pixel calibration and it is asked for.
+            file, `p_value` (B,) (NaN without held-out scores) and `verdict` (B,), int64: the
+            place of the verdict in `Verdict`, under the policy, calibration and held-out scores
+            in use; `probability_map` (B, H, W) if the file has a pixel calibration and it is
+            asked for.
 
         Raises
         ------
@@ -270,6 +271,11 @@ class OnnxDetector:
             held_out = None if self._conformal is None else self._conformal.normal
             nothing = np.array([np.nan], np.float32)
             feeds[_metadata.CONFORMAL] = nothing if held_out is None else held_out
+            if _verdicts.OUTPUT in self.outputs:
+                held_out = None if self._conformal is None else self._conformal.anomalous
+                feeds[_metadata.ANOMALOUS] = nothing if held_out is None else held_out
+        if _verdicts.OUTPUT in outputs and self.policy != self._own_policy:
+            feeds |= _verdicts.policy_numbers(self.policy)
         made = () if own is None else tuple(n for n in FROM_SCORE if n in outputs)
         # The graph's curve has a fixed form; another one is computed here, from the score.
         asked = list(dict.fromkeys("score" if name in made else name for name in outputs))
@@ -279,6 +285,9 @@ class OnnxDetector:
             probability = probability_of(own, found["score"])
             found["probability"] = probability.astype(np.float32)
             found["entropy"] = binary_entropy(probability).astype(np.float32)
+            if _verdicts.OUTPUT in made:
+                known = self._evidence(found["score"], found["probability"])
+                found[_verdicts.OUTPUT] = _verdicts.codes_of(self.policy.decide(known))
         return {name: found[name] for name in outputs}
 
     def patch_scores(self, x: FloatArray) -> FloatArray:
@@ -337,7 +346,7 @@ class OnnxDetector:
             raise InputError("images: expected at least one image, got none")
         score = np.concatenate(scores)
         # p-values and entropies in float64, as the policy judges them, not the graph's float32 ones
-        known = evidence(score, np.concatenate(probabilities).astype(np.float64), self.conformal)
+        known = self._evidence(score, np.concatenate(probabilities))
         pixel, used = self.metadata.get("pixel_calibration"), self._used_calibration()
         return Prediction(
             names=names,
@@ -353,6 +362,9 @@ class OnnxDetector:
             probability_map=None if pixel is None else [_pixels(pixel, one) for one in maps],
             probability_interval=None if used is None else interval_of(used, score),
         )
+
+    def _evidence(self, score: FloatArray, probability: FloatArray) -> Evidence:
+        return evidence(score, probability.astype(np.float64), self.conformal)
 
     def _used_calibration(self) -> dict[str, Any] | None:
         """State of the calibration in use, the override before the file's."""

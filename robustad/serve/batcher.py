@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from robustad.conformal.scores import evidence
 from robustad.errors import InputError, RobustadError
 from robustad.runtime import OnnxDetector
 from robustad.serve.limits import Limits, Refusal
@@ -208,7 +209,9 @@ class Batcher:
             score=out["score"],
             probability=probability,
             entropy=binary_entropy(probability),
-            verdict=self.model.policy.decide(probability),
+            verdict=self.model.policy.decide(
+                evidence(out["score"], probability, self.model.conformal)
+            ),
             patch_scores=list(out["patch_scores"]),
             anomaly_map=list(out["anomaly_map"]),
         )

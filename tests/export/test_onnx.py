@@ -15,9 +15,11 @@ import robustad.export.onnx as onnx_module
 import robustad.export.trace as trace_module
 from robustad.calibration import Platt
 from robustad.conformal import ConformalScores, p_values
+from robustad.conformal.scores import evidence
 from robustad.detectors import AnomalyDINO
 from robustad.errors import InputError, NotFittedError
 from robustad.export import ArtefactMetadata, export_onnx
+from robustad.runtime._verdicts import POLICY, VERDICTS
 from robustad.runtime.integrity import check_integrity
 from robustad.verdict import binary_entropy
 
@@ -51,6 +53,10 @@ def assert_agrees(detector, session, x):
     # the file's own scores, as a score's last digit may pass a held-out one
     p_value = detector.evidence(found["score"]).p_value
     np.testing.assert_allclose(found["p_value"], p_value, rtol=0, atol=1e-6)
+    known = evidence(found["score"], found["probability"].astype(np.float64), detector.conformal)
+    [verdict] = session.run(["verdict"], {"image": x})
+    assert verdict.dtype == np.int64
+    assert [VERDICTS[code] for code in verdict] == detector.policy.decide(known)
     assert {name: value.dtype for name, value in found.items()} == dict.fromkeys(
         OUTPUTS, np.dtype(np.float32)
     )
@@ -113,7 +119,8 @@ def test_calibration_can_be_overridden_without_a_new_export(masked, vit, resnet,
     for exported in (masked, vit, resnet):
         session = session_of(exported.path)
         names = {value.name for value in session.get_overridable_initializers()}
-        assert names == {"calibration_slope", "calibration_intercept", "conformal_scores"}
+        judged = {"conformal_scores", "conformal_anomalous", *POLICY}
+        assert names == {"calibration_slope", "calibration_intercept"} | judged
         edge = 70 if exported is vit else 64
         x = make_batch(3, edge, edge, seed=7)
         found = run(session, x, calibration_slope=3.0, calibration_intercept=-1.0)
@@ -181,7 +188,8 @@ def test_file_is_valid_onnx_and_describes_itself(masked):
     assert metadata.policy.model_dump(exclude_none=True) == detector.policy.to_dict()
     assert metadata.conformal is not None
     assert metadata.conformal.model_dump() == detector.conformal.to_dict()
-    assert (metadata.schema_version, metadata.pixel_threshold) == (2, None)
+    assert (metadata.schema_version, metadata.pixel_threshold) == (3, None)
+    assert metadata.verdicts == ["accept", "reject", "defer", "uncalibrated"]
     assert metadata.evaluation.attacks[0]["name"] == "fgsm"
     assert metadata.versions["torch"] == torch.__version__.split("+")[0]
     assert np.isfinite(list(metadata.golden.outputs.values())).all()
@@ -194,7 +202,7 @@ def test_weights_and_fixed_size_are_described(resnet, contrast):
     assert len(document["backbone"]["weights_sha256"]) == 64
     assert document["calibration"] == {"method": "raw"}
     assert document["evaluation"] == {"attacks": []}
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert document["conformal"] is None
     other = json.loads(session_of(contrast.path).get_modelmeta().custom_metadata_map["robustad"])
     assert other["backbone"] is None

@@ -135,6 +135,18 @@ def test_changed_held_out_scores_in_the_graph_fail(masked, tampered):
         result.raise_if_failed()
 
 
+def test_a_changed_policy_in_the_graph_fails(masked, tampered):
+    def edit(model):
+        for entry in model.graph.initializer:
+            if entry.name == "policy_threshold":
+                entry.CopyFrom(numpy_helper.from_array(np.array(1e-9), entry.name))
+
+    result = verify(masked.detector, tampered(masked.path, edit), batch_sizes=[3], threads=1)
+    assert result.mismatches == []
+    with pytest.raises(VerificationError, match=r"verdict differs on some images"):
+        result.raise_if_failed()
+
+
 def test_a_score_at_a_held_out_one_may_fall_on_either_side(masked, make_images):
     """p-values jump there by 1/(n + 1), for differences that are allowed of the scores."""
     x = make_images(3, 64, 80, seed=9)
@@ -161,7 +173,7 @@ def test_a_detector_with_another_calibration_or_policy_fails(masked):
     twin.calibrator = platt
     twin.policy = Policy(threshold=0.9)
     result = verify(twin, masked.path, batch_sizes=[1], threads=1)
-    assert [text.split(" is ")[0] for text in result.failures] == ["metadata: policy"]
+    assert [text.split(" is ")[0] for text in result.mismatches] == ["metadata: policy"]
     twin.policy, twin.conformal = masked.detector.policy, None
     result = verify(twin, masked.path, batch_sizes=[1], threads=1)
     assert [text.split(" is ")[0] for text in result.mismatches] == ["metadata: conformal"]

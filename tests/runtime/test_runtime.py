@@ -249,7 +249,7 @@ def lacks(*keys):
         (lambda document: "{", "is no JSON"),
         (lambda document: "[]", "has no schema_version"),
         (lacks("schema_version"), "has no schema_version"),
-        (lambda d: d.update(schema_version=3), r"written by a newer robustad .*version 3.*upgrade"),
+        (lambda d: d.update(schema_version=4), r"written by a newer robustad .*version 4.*upgrade"),
         (lacks("policy", "threshold"), "lacks 'threshold'"),
         (lambda d: d["policy"].update(limit=1), "damaged: policy: expected threshold"),
         (lambda d: d.update(conformal={"normal": [1.0]}), "damaged: conformal: expected"),
@@ -513,3 +513,36 @@ def test_a_map_of_probabilities_has_to_be_in_the_file(model, mixed):
     assert model.predict(mixed[:1]).probability_map is None
     with pytest.raises(InputError, match=r"outputs: expected some of .*got \['probability_map'\]"):
         model.run(np.zeros((1, 3, 48, 48), np.float32), ["probability_map"])
+
+
+def test_the_graph_gives_the_verdicts_of_whatever_policy_is_set(exported, mixed):
+    """Also under another calibration and other held-out scores; Python's verdicts are the rule."""
+    model = runtime.load(exported.path, threads=1)
+    x = np.stack([model.geometry.apply(image / np.float32(255)) for image in mixed[:2]])
+    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+    def agrees():
+        [codes] = model.run(x, ["verdict"]).values()
+        assert codes.dtype == np.int64
+        expected = model.predict(mixed[:2]).verdict
+        assert [list(Verdict)[code] for code in codes] == expected
+        return expected
+
+    seen = [agrees()]
+    for policy in (
+        Policy(threshold=0.999),
+        Policy(threshold=1e-6, entropy_threshold=0.0),
+        Policy(p_value_threshold=0.1, p_value_defer=0.95, anomaly_threshold=0.2),
+        Policy(suspicion_threshold=0.9),
+    ):
+        model.policy = policy
+        seen.append(agrees())
+    model.conformal = ConformalScores(np.linspace(0, 2, 9), anomalous=[0.01, 0.5])
+    seen.append(agrees())
+    model.calibration = exported.detector.calibrator.slope, -100.0
+    model.policy = Policy()
+    seen.append(agrees())
+    model.conformal, model.calibration = None, None
+    model.policy = Policy(p_value_threshold=0.1)
+    assert agrees() == [Verdict.UNCALIBRATED] * 2
+    assert {Verdict.ACCEPT, Verdict.REJECT, Verdict.DEFER} <= {one for row in seen for one in row}
