@@ -113,7 +113,12 @@ class OnnxScorer:
     Parameters
     ----------
     detector : OnnxDetector
-        As of `robustad.runtime.load`.
+        As of `robustad.runtime.load`, with the input form `float_nchw`.
+
+    Raises
+    ------
+    InputError
+        If the file takes uint8 images.
 
     Attributes
     ----------
@@ -126,6 +131,12 @@ class OnnxScorer:
     """
 
     def __init__(self, detector: OnnxDetector) -> None:
+        if detector.input_form != "float_nchw":
+            raise InputError(
+                "detector: an exported file that takes uint8 images cannot be given the prepared, "
+                "unrounded ones that attacks and evaluations work on; export it with "
+                "input='float_nchw'"
+            )
         self.detector = detector
         self._checked = False
 

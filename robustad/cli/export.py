@@ -18,6 +18,13 @@ class Kind(StrEnum):
     GPU = "gpu"
 
 
+class Input(StrEnum):
+    """Form of the file's input."""
+
+    FLOATS = "float_nchw"
+    BYTES = "uint8_nhwc"
+
+
 def export(
     detector: Annotated[
         Path,
@@ -32,6 +39,14 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="Folder of images to compare on; default: generated ones.")
     ] = None,
+    input_form: Annotated[
+        Input,
+        typer.Option(
+            "--input",
+            help="What the file takes: prepared images, or uint8 images of any size, which it "
+            "resizes itself.",
+        ),
+    ] = Input.FLOATS,
     triton: Annotated[
         Path | None,
         typer.Option(help="Put the file into this NVIDIA Triton model repository too."),
@@ -69,7 +84,7 @@ def export(
         repository(detector)
         return
     loaded = load(detector)
-    export_onnx(loaded, out)
+    export_onnx(loaded, out, input=input_form.value)
     common.say.print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MB)")
     if check:
         found = compare(loaded, out, images=images)

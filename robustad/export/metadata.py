@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from torch import Tensor
@@ -25,9 +26,11 @@ from robustad.calibration.temperature import TemperatureState
 from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.probability import CURVES
+from robustad.runtime._metadata import BYTES
 from robustad.runtime._verdicts import VERDICTS
 from robustad.runtime.golden import golden_image, golden_outputs
 
+InputForm: TypeAlias = Literal["float_nchw", "uint8_nhwc"]
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "numpy")
 
 
@@ -39,14 +42,24 @@ class InputContract(_Record):
     """What the file's input takes."""
 
     name: Literal["image"] = Field(default="image", description="Name of the graph's input.")
-    layout: Literal["NCHW"] = "NCHW"
-    dtype: Literal["float32"] = "float32"
+    layout: Literal["NCHW", "NHWC"] = Field(
+        default="NCHW",
+        description="NCHW: prepared images, as `geometry` says. NHWC: images of any size, which "
+        "the graph prepares; maps have the size of the image then.",
+    )
+    dtype: Literal["float32", "uint8"] = Field(
+        default="float32", description="float32 with NCHW, uint8 with NHWC."
+    )
     colour: Literal["RGB"] = "RGB"
     range: tuple[float, float] = Field(
         default=(0.0, 1.0), description="Mean and standard deviation are applied inside."
     )
-    height: int | None = Field(description="The only height in pixels, or null if it is free.")
-    width: int | None = Field(description="The only width in pixels, or null if it is free.")
+    height: int | None = Field(
+        description="The only height of prepared images in pixels, or null if it is free."
+    )
+    width: int | None = Field(
+        description="The only width of prepared images in pixels, or null if it is free."
+    )
 
 
 class GeometryRecord(_Record):
@@ -122,7 +135,8 @@ class GoldenRecord(_Record):
 
     recipe: Literal["quadratic-256"] = Field(
         default="quadratic-256",
-        description="((i*i + 2*j*j + 3*i*j + 50*c) mod 256) / 255 at row i, column j, channel c.",
+        description="((i*i + 2*j*j + 3*i*j + 50*c) mod 256) / 255 at row i, column j, channel c; "
+        "of uint8 images without the division.",
     )
     height: int
     width: int
@@ -147,7 +161,7 @@ class ArtefactMetadata(_Record):
     schema_version: Literal[1, 2, 3] = Field(
         default=3,
         description="From 2 on verdicts may rest on p-values, probabilities on any calibrator, and "
-        "pixels may be calibrated; from 3 on the graph gives verdicts.",
+        "pixels may be calibrated; from 3 on the graph gives verdicts, and may take uint8.",
     )
     method: str = Field(description="Kind of detector, for instance anomaly_dino.")
     config: dict[str, JsonValue] = Field(description="The detector's options.")
@@ -188,6 +202,7 @@ def describe(
     size: tuple[int, int],
     *,
     evaluation: Mapping[str, Any] | None = None,
+    input: InputForm = "float_nchw",
 ) -> ArtefactMetadata:
     """Describe a detector as an exported file of one input size does.
 
@@ -196,14 +211,16 @@ def describe(
     detector : Detector
         Fitted.
     size : (int, int)
-        Height and width in pixels of inputs, the golden one among them.
+        Height and width in pixels of prepared images, the golden one among them.
     evaluation : mapping, optional
         Stored as it is; the key `attacks` lists what the detector was evaluated under.
+    input : {"float_nchw", "uint8_nhwc"}, default "float_nchw"
+        Form of the file's input.
 
     Raises
     ------
     InputError
-        If `evaluation` cannot be stored as JSON.
+        If `evaluation` cannot be stored as JSON, or no uint8 image is prepared to this size.
     """
     height, width = size
     geometry = detector.geometry
@@ -214,7 +231,7 @@ def describe(
         config=detector.config().model_dump(mode="json"),
         backbone=_backbone(detector),
         tensors_sha256=tensors_sha256(detector.saved_tensors()),
-        input=InputContract(height=height, width=width),
+        input=contract(input, size),
         geometry=GeometryRecord(
             size=geometry.size, multiple=geometry.multiple, square=geometry.square
         ),
@@ -229,10 +246,20 @@ def describe(
         else ConformalRecord.model_validate(conformal.to_dict()),
         pixel_threshold=None if pixel is None else PixelRecord.model_validate(pixel.to_dict()),
         evaluation=_evaluation(evaluation),
-        golden=_golden(detector, height, width),
+        golden=_golden(detector, height, width, input),
         versions=_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def contract(input: InputForm, size: tuple[int | None, int | None]) -> InputContract:
+    """Describe an input of a form, for prepared images of this height and width; None is free."""
+    height, width = size
+    if input == BYTES:
+        return InputContract(
+            layout="NHWC", dtype="uint8", range=(0.0, 255.0), height=height, width=width
+        )
+    return InputContract(height=height, width=width)
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -297,13 +324,32 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> EvaluationRecord:
 
 
 @torch.no_grad()
-def _golden(detector: Detector, height: int, width: int) -> GoldenRecord:
-    x = torch.from_numpy(golden_image(height, width)).to(detector.device)
-    patch_scores = detector.patch_scores(x)
+def _golden(detector: Detector, height: int, width: int, input: InputForm) -> GoldenRecord:
+    shown, image = (height, width), golden_image(height, width)
+    if input == BYTES:
+        shown = shown_size(detector, height, width)
+        pixels = golden_image(*shown)[0].transpose(1, 2, 0)
+        image = np.ascontiguousarray(detector.geometry.apply(pixels).transpose(2, 0, 1)[None])
+    patch_scores = detector.patch_scores(torch.from_numpy(image).to(detector.device))
     score = detector.aggregate(patch_scores)
     anomaly_map = detector.anomaly_map(patch_scores, (height, width))
     arrays = [tensor.cpu().numpy() for tensor in (score, patch_scores, anomaly_map)]
-    return GoldenRecord(height=height, width=width, outputs=golden_outputs(*arrays))
+    if input == BYTES:
+        arrays[2] = detector.geometry.restore(arrays[2][0], *shown)[None]
+    return GoldenRecord(height=shown[0], width=shown[1], outputs=golden_outputs(*arrays))
+
+
+def shown_size(detector: Detector, height: int, width: int) -> tuple[int, int]:
+    """Size of an image that is prepared to this size, best one that has to be resized."""
+    geometry = detector.geometry
+    for factor, more in ((1.3, 3), (1.3, 0), (2, 0), (1, 0)):
+        shown = round(factor * height), round(factor * width) + more
+        if geometry.crop(*geometry.resized(*shown))[2:] == (height, width):
+            return shown
+    raise InputError(
+        f"image_size: expected one that images are prepared to, got {(height, width)}; the smaller "
+        f"edge becomes {geometry.size - geometry.size % geometry.multiple} pixels"
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.geometry import Geometry
-from robustad.runtime._metadata import KEY
+from robustad.runtime._metadata import BYTES, FORMS, KEY
 from robustad.runtime.integrity import manifest_file, manifest_text
 
 if TYPE_CHECKING:
     from onnxscript import ir
+
+    from robustad.export.metadata import InputForm
 
 OPSETS = (18, 20)
 # A protobuf file ends at 2 GiB; the graph and the metadata need some of it.
@@ -29,6 +31,7 @@ def export_onnx(
     *,
     image_size: tuple[int, int] | None = None,
     dynamic_size: bool | None = None,
+    input: InputForm = "float_nchw",
     opset: int = 20,
     evaluation: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -50,6 +53,9 @@ def export_onnx(
         True leaves height and width free, False fixes them. By default they are free where the
         backbone can be traced so and images keep their aspect ratio, else fixed. The batch size
         is always free.
+    input : {"float_nchw", "uint8_nhwc"}, default "float_nchw"
+        `float_nchw` takes prepared images, `uint8_nhwc` images of any size, which the graph
+        resizes and crops itself.
     opset : {18, 20}, default 20
         Version of ONNX's operators.
     evaluation : mapping, optional
@@ -72,23 +78,26 @@ def export_onnx(
 
     Notes
     -----
-    Input `image` (B, 3, H, W), float32 RGB in [0, 1], resized and cropped. Outputs, float32:
+    Input `image` (B, 3, H, W), float32 RGB in [0, 1], resized and cropped; or (B, H, W, 3), uint8
+    RGB of any size, and maps of that size then. Outputs, float32:
     `score` (B,), `probability` (B,), `entropy` (B,) in nats, `patch_scores` (B, N),
     `anomaly_map` (B, H, W), `p_value` (B,), and with a pixel calibrator `probability_map`
     (B, H, W). Probability and entropy are NaN without a calibration, p-values without held-out
     scores. `verdict` (B,), int64, is what the detector's policy makes of them: 0 accept, 1 reject,
     2 defer, 3 uncalibrated. The numbers of the calibration are initialisers that a caller may
     override, see `robustad.export.calibration`: the scalars `calibration_slope` and
-    `calibration_intercept` of Platt's curve (a temperature T is the slope 1 / T), which are NaN where another curve applies;
-    `calibration_a` and so on of beta calibration; the arrays `calibration_knots`,
-    `calibration_for` and `calibration_against` of isotonic calibration. So are the scores
-    `conformal_scores` (n,) and `conformal_anomalous` (m,), by any number of scores, and the scalars
-    of the policy, float64, `policy_threshold` and so on, NaN for a part that is not set. The
-    bank is compared in chunks, and the foreground mask is computed in the graph, not stored.
+    `calibration_intercept` of Platt's curve (a temperature T is the slope 1 / T), which are
+    NaN where another curve applies; `calibration_a` and so on of beta calibration; the arrays
+    `calibration_knots`, `calibration_for` and `calibration_against` of isotonic calibration. So are
+    the scores `conformal_scores` (n,) and `conformal_anomalous` (m,), by any number of scores, and
+    the scalars of the policy, float64, `policy_threshold` and so on, NaN for a part that is not
+    set. The bank is compared in chunks, and the foreground mask is computed in the graph, not
+    stored.
 
     Call `verify` on the file before using it.
     """
-    from robustad.export.metadata import InputContract, describe
+    from robustad.export.metadata import contract, describe
+    from robustad.export.prepare import take_bytes
     from robustad.export.trace import trace
 
     path = Path(path)
@@ -96,14 +105,18 @@ def export_onnx(
         raise InputError(f"{path}: expected a file name ending in .onnx")
     if opset not in OPSETS:
         raise InputError(f"opset: expected one of {OPSETS}, got {opset}")
+    if input not in FORMS.values():
+        raise InputError(f"input: expected one of {', '.join(FORMS.values())}, got {input!r}")
     size = _size(image_size, detector.geometry)
     if dynamic_size is None and detector.geometry.square:
         dynamic_size = False
     with _replaced(path) as aside:
-        metadata = describe(detector, size, evaluation=evaluation)
+        metadata = describe(detector, size, evaluation=evaluation, input=input)
         model, dynamic = trace(detector, size, dynamic=dynamic_size, opset=opset)
         if dynamic:
-            metadata.input = InputContract(height=None, width=None)
+            metadata.input = contract(input, (None, None))
+        if input == BYTES:
+            take_bytes(model, detector.geometry)
         model.metadata_props[KEY] = metadata.model_dump_json()
         model.producer_name, model.producer_version = "robustad", metadata.versions["robustad"]
         _save(model, aside)

@@ -174,10 +174,6 @@ def _golden(
     name, datatype, sizes = tensor
     if datatype not in DTYPES or len(sizes) != 3:
         raise InputError(f"{name}: expected an image as input, got {datatype} of {sizes}")
-    if sizes[0] != 3:  # channels last
-        image = image.transpose(1, 2, 0)
-    if datatype == "TYPE_UINT8":
-        image = np.rint(image * 255)
     return np.ascontiguousarray(image.astype(DTYPES[datatype]))
 
 

@@ -15,13 +15,13 @@ from robustad.conformal.scores import evidence
 from robustad.detectors import Detector
 from robustad.errors import InputError, RobustadError, VerificationError
 from robustad.export.calibration import steepness
-from robustad.export.metadata import describe
+from robustad.export.metadata import describe, shown_size
 from robustad.export.trace import evaluation_mode
 from robustad.geometry import resize_bicubic
 from robustad.runtime import OnnxDetector, load
-from robustad.runtime._metadata import OPTIONAL_OUTPUTS
+from robustad.runtime._metadata import BYTES, OPTIONAL_OUTPUTS
 from robustad.runtime._verdicts import codes_of
-from robustad.runtime.batches import batches, stack
+from robustad.runtime.batches import batches, byte_batches, stack
 from robustad.verdict import binary_entropy
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def verify(
     with torch.no_grad(), evaluation_mode(detector):
         mismatches = _mismatches(detector, file, map_tolerance)
         for x in _inputs(detector, file, images, sizes):
-            shapes.append((x.shape[0], x.shape[2], x.shape[3]))
+            shapes.append((x.shape[0], *_size(x)))
             expected, found = _expected(detector, x), file.run(x, names)
             if "p_value" in found:
                 reach = score_tolerance * max(1.0, _largest(expected["score"]))
@@ -259,11 +259,23 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _expected(detector: Detector, x: FloatArray) -> dict[str, npt.NDArray[Any]]:
+def _size(x: npt.NDArray[Any]) -> tuple[int, int]:
+    """Height and width of images in either form."""
+    return (x.shape[1], x.shape[2]) if x.dtype == np.uint8 else (x.shape[2], x.shape[3])
+
+
+def _expected(detector: Detector, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    size, geometry = _size(x), detector.geometry
+    if x.dtype == np.uint8:
+        prepared = [geometry.apply(image / np.float32(255)) for image in x]
+        found = _expected(detector, np.stack(prepared).transpose(0, 3, 1, 2).copy())
+        maps = np.stack([geometry.restore(one, *size) for one in found["anomaly_map"]])
+        pixels = detector.probability_map(torch.from_numpy(maps)).cpu().numpy()
+        return {**found, "anomaly_map": maps, "probability_map": pixels}
     patch_scores = detector.patch_scores(torch.from_numpy(x).to(detector.device))
     score = detector.aggregate(patch_scores).cpu().numpy()
     probability = detector.probability(score)
-    anomaly_map = detector.anomaly_map(patch_scores, (x.shape[2], x.shape[3]))
+    anomaly_map = detector.anomaly_map(patch_scores, size)
     return {
         "score": score,
         "probability": probability,
@@ -319,11 +331,11 @@ def _flips(expected: FloatArray, found: FloatArray, tolerance: float) -> int:
 
 def _inputs(
     detector: Detector, file: OnnxDetector, images: Images | None, batch_sizes: list[int]
-) -> Iterator[FloatArray]:
+) -> Iterator[npt.NDArray[Any]]:
     """Batches of every size of image: each batch size occurs, and each image."""
-    by_size: dict[tuple[int, int], list[FloatArray]] = {}
+    by_size: dict[tuple[int, int], list[npt.NDArray[Any]]] = {}
     for image in _prepared(detector, file, images):
-        by_size.setdefault((image.shape[2], image.shape[3]), []).append(image)
+        by_size.setdefault(_size(image), []).append(image)
     for group in by_size.values():
         start, pending = 0, list(batch_sizes)
         while pending or start < len(group):
@@ -334,17 +346,20 @@ def _inputs(
 
 def _prepared(
     detector: Detector, file: OnnxDetector, images: Images | None
-) -> Iterator[FloatArray]:
+) -> Iterator[npt.NDArray[Any]]:
+    whole, geometry = file.input_form == BYTES, detector.geometry
     if images is None:
-        yield from _generated(detector, file)
+        for image in _generated(detector, file):
+            yield np.rint(image.transpose(0, 2, 3, 1) * 255).astype(np.uint8) if whole else image
         return
     none = True
-    for batch in batches(images, detector.geometry, 1):
+    for batch in byte_batches(images, 1) if whole else batches(images, geometry, 1):
         none = False
         x = stack(batch)
-        if file.image_size not in (None, (x.shape[2], x.shape[3])):
+        height, width = geometry.crop(*geometry.resized(*_size(x)))[2:] if whole else _size(x)
+        if file.image_size not in (None, (height, width)):
             raise InputError(
-                f"{batch[0].name}: prepared to {x.shape[2]} x {x.shape[3]} pixels, but the file "
+                f"{batch[0].name}: prepared to {height} x {width} pixels, but the file "
                 f"takes {file.image_size} only"
             )
         yield x
@@ -358,6 +373,8 @@ def _generated(detector: Detector, file: OnnxDetector) -> Iterator[FloatArray]:
     shapes = [(height, width)]
     if file.image_size is None:
         shapes.append((height, width + 2 * detector.geometry.multiple))
+    if file.input_form == BYTES:
+        shapes = [shown_size(detector, *shape) for shape in shapes]
     rng = np.random.default_rng(0)
     for height, width in shapes:
         for _ in range(GENERATED):

@@ -16,6 +16,9 @@ KEY = "robustad"
 SCHEMA_VERSION = 3
 
 INPUT = "image"
+# Forms of the input, by what the document says of its type and layout.
+FLOATS, BYTES = "float_nchw", "uint8_nhwc"
+FORMS = {("float32", "NCHW"): FLOATS, ("uint8", "NHWC"): BYTES}
 CALIBRATION = ("calibration_slope", "calibration_intercept")
 CONFORMAL = "conformal_scores"
 ANOMALOUS = "conformal_anomalous"
@@ -70,6 +73,7 @@ def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
         if document.get("pixel_calibration") is not None:
             check_state({**document["pixel_calibration"], "method": "platt"}, "pixel_calibration")
         contract, patch_size = document["input"], document["patch_size"]
+        input_form(document)
         for edge in ("height", "width"):
             if contract[edge] is not None and not isinstance(contract[edge], int):
                 raise TypeError(f"input.{edge} is {contract[edge]!r}")
@@ -80,6 +84,15 @@ def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
     except (TypeError, InputError, StateError) as error:
         raise StateError(f"{path}: its robustad metadata is damaged: {error}") from error
     return dict(document)
+
+
+def input_form(document: Mapping[str, Any]) -> str:
+    """Which of `FORMS` the input takes; files before version 3 say no more than the size."""
+    contract = document["input"]
+    said = (contract.get("dtype", "float32"), contract.get("layout", "NCHW"))
+    if said not in FORMS:
+        raise TypeError(f"input is {said[0]} {said[1]}")
+    return FORMS[said]
 
 
 def geometry(document: Mapping[str, Any]) -> Geometry:

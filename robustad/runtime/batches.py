@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,11 @@ from robustad.images import LoadedImage, iter_images
 
 if TYPE_CHECKING:
     from robustad.images import Images
+
+# Original pixels that are resized at once inside a file, in float32: 12 bytes a copy.
+MAX_BYTE_PIXELS = 1 << 24
+# 8-bit values come back from [0, 1] as integers up to rounding.
+EIGHT_BITS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,13 @@ class Prepared:
     height, width : int
         Size of the original image in pixels.
     pixels : array, (h, w, 3), float32 in [0, 1]
-        Resized and cropped.
+        Resized and cropped; of a file that does this itself, the original as uint8.
     """
 
     name: str
     height: int
     width: int
-    pixels: npt.NDArray[np.float32]
+    pixels: npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
 
 def batches(images: Images, geometry: Geometry, batch_size: int) -> Iterator[list[Prepared]]:
@@ -71,7 +77,59 @@ def batches(images: Images, geometry: Geometry, batch_size: int) -> Iterator[lis
     yield from runs(prepared, batch_size, key=lambda one: one.pixels.shape)
 
 
-def stack(batch: list[Prepared]) -> npt.NDArray[np.float32]:
-    """One array (B, 3, h, w) of a batch."""
+def byte_batches(images: Images, batch_size: int) -> Iterator[list[Prepared]]:
+    """Decode images for a file that prepares them itself, and gather neighbours of one size.
+
+    Parameters
+    ----------
+    images : path, folder, PIL image, array, tensor, or an iterable of these
+        See `robustad.images.iter_images`.
+    batch_size : int >= 1
+        Images a batch at most; fewer where they have more than `MAX_BYTE_PIXELS` together.
+
+    Yields
+    ------
+    list of Prepared
+        In the order given; at least one.
+
+    Raises
+    ------
+    InputError
+        If `batch_size` is below 1 or an image cannot be read.
+
+    Warns
+    -----
+    UserWarning
+        Once, if an image has more than 8 bits a channel: it is rounded.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected >= 1, got {batch_size}")
+    told = False
+
+    def prepare(image: LoadedImage) -> Prepared:
+        nonlocal told
+        height, width = image.pixels.shape[:2]
+        scaled = image.pixels * np.float32(255)
+        pixels = np.rint(scaled).astype(np.uint8)
+        if not told and np.abs(scaled - pixels).max() > EIGHT_BITS:
+            told = True
+            warnings.warn(
+                f"{image.name}: has more than 8 bits a channel and is rounded to 8, as the file "
+                "takes uint8; export with input='float_nchw' to keep them",
+                stacklevel=5,
+            )
+        return Prepared(image.name, height, width, pixels)
+
+    prepared = map(prepare, iter_images(images))
+    for batch in runs(prepared, batch_size, key=lambda one: one.pixels.shape):
+        most = max(1, MAX_BYTE_PIXELS // (batch[0].height * batch[0].width))
+        for start in range(0, len(batch), most):
+            yield batch[start : start + most]
+
+
+def stack(batch: list[Prepared]) -> npt.NDArray[Any]:
+    """One array of a batch: (B, 3, h, w), float32, or (B, H, W, 3), uint8."""
     pixels = np.stack([prepared.pixels for prepared in batch])
+    if pixels.dtype == np.uint8:
+        return pixels
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

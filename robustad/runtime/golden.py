@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustad.errors import StateError
+from robustad.runtime._metadata import BYTES, input_form
 
 FloatArray = npt.NDArray[np.float32]
 RECIPE = "quadratic-256"
@@ -39,6 +40,23 @@ def golden_image(height: int, width: int) -> FloatArray:
     return image
 
 
+def golden_bytes(height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Compute the golden input of a file that takes uint8 images: the same integers.
+
+    Returns
+    -------
+    array, (1, height, width, 3), uint8
+        `(i*i + 2*j*j + 3*i*j + 50*c) mod 256` at row i, column j and channel c.
+
+    Examples
+    --------
+    >>> golden_bytes(2, 3)[0, :, :, 1].tolist()
+    [[50, 52, 58], [51, 56, 65]]
+    """
+    image = np.rint(golden_image(height, width) * 255).astype(np.uint8)
+    return np.ascontiguousarray(image.transpose(0, 2, 3, 1))
+
+
 def golden_outputs(
     score: FloatArray, patch_scores: FloatArray, anomaly_map: FloatArray
 ) -> dict[str, float]:
@@ -52,8 +70,10 @@ def golden_outputs(
     }
 
 
-def read_golden(metadata: Mapping[str, Any], name: str) -> tuple[FloatArray, dict[str, float]]:
-    """Golden image of a file and the outputs stored for it.
+def read_golden(
+    metadata: Mapping[str, Any], name: str
+) -> tuple[npt.NDArray[Any], dict[str, float]]:
+    """Golden image of a file, in the form of its input, and the outputs stored for it.
 
     Parameters
     ----------
@@ -78,4 +98,5 @@ def read_golden(metadata: Mapping[str, Any], name: str) -> tuple[FloatArray, dic
         raise StateError(
             f"{name}: golden outputs of the recipe {recipe!r}, this version knows {RECIPE!r}"
         )
-    return golden_image(*size), outputs
+    made = golden_bytes if input_form(metadata) == BYTES else golden_image
+    return made(*size), outputs

@@ -17,7 +17,7 @@ from robustad.probability import check_state, interval_of, linear, probability_o
 from robustad.runtime import _metadata, _verdicts
 from robustad.runtime._binding import Binding
 from robustad.runtime._session import check_file, device_of, open_session
-from robustad.runtime.batches import batches, stack
+from robustad.runtime.batches import batches, byte_batches, stack
 from robustad.runtime.golden import golden_outputs, read_golden
 from robustad.runtime.integrity import Integrity, check_integrity
 from robustad.verdict import Evidence, Policy, binary_entropy
@@ -217,13 +217,18 @@ class OnnxDetector:
         self._conformal, self._replaced = value, True
 
     @property
+    def input_form(self) -> str:
+        """What `run` takes: `float_nchw`, prepared images, or `uint8_nhwc`, images of any size."""
+        return _metadata.input_form(self.metadata)
+
+    @property
     def providers(self) -> list[str]:
         """Execution providers in use, the preferred one first."""
         return list(self._session.get_providers())
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width of the only input size the file takes; None if it takes many."""
+        """Height and width of the only size of prepared images; None if there are many."""
         height, width = self.metadata["input"]["height"], self.metadata["input"]["width"]
         return None if height is None or width is None else (height, width)
 
@@ -232,13 +237,16 @@ class OnnxDetector:
         patch = self.metadata["patch_size"]
         return height // patch, width // patch
 
-    def run(self, x: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """Compute outputs for prepared images.
+    def run(
+        self, x: npt.NDArray[Any], outputs: Sequence[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Compute outputs for images in the form that the file takes.
 
         Parameters
         ----------
-        x : array, (B, 3, H, W), float32 in [0, 1]
-            RGB, resized and cropped as by `geometry`.
+        x : array, (B, 3, H, W), float32 in [0, 1], or (B, H, W, 3), uint8
+            RGB. With `input_form` `float_nchw` resized and cropped as by `geometry`; with
+            `uint8_nhwc` of any size, and maps have this size then.
         outputs : sequence of str, optional
             Those wanted, by default all but the map of probabilities: onnxruntime leaves out what
             only the others need.
@@ -290,12 +298,12 @@ class OnnxDetector:
                 found[_verdicts.OUTPUT] = _verdicts.codes_of(self.policy.decide(known))
         return {name: found[name] for name in outputs}
 
-    def patch_scores(self, x: FloatArray) -> FloatArray:
-        """Patch scores (B, N) of prepared images (B, 3, H, W); see `run`."""
+    def patch_scores(self, x: npt.NDArray[Any]) -> FloatArray:
+        """Patch scores (B, N) of images as `run` takes them."""
         return self.run(x, ["patch_scores"])["patch_scores"]
 
-    def score(self, x: FloatArray) -> FloatArray:
-        """Image scores (B,) of prepared images (B, 3, H, W); see `run`."""
+    def score(self, x: npt.NDArray[Any]) -> FloatArray:
+        """Image scores (B,) of images as `run` takes them."""
         return self.run(x, ["score"])["score"]
 
     def predict(self, images: Images, *, batch_size: int = 8) -> Prediction:
@@ -306,7 +314,8 @@ class OnnxDetector:
         images : path, folder, PIL image, array, or an iterable of these
             See `robustad.images.iter_images`.
         batch_size : int >= 1, default 8
-            Images of equal prepared size scored at once.
+            Images of equal prepared size scored at once; of equal size with the input form
+            `uint8_nhwc`, where very large ones are scored one by one.
 
         Returns
         -------
@@ -318,15 +327,22 @@ class OnnxDetector:
         InputError
             If an image cannot be read or there is none, or the file takes one size only and an
             image has another aspect ratio.
+
+        Warns
+        -----
+        UserWarning
+            If the file takes uint8 and an image has more than 8 bits a channel: it is rounded.
         """
         names: list[str] = []
         scores: list[FloatArray] = []
         probabilities: list[FloatArray] = []
         grids: list[FloatArray] = []
         maps: list[FloatArray] = []
-        for batch in batches(images, self.geometry, batch_size):
+        whole = self.input_form == _metadata.BYTES
+        gathered = batches(images, self.geometry, batch_size)
+        for batch in byte_batches(images, batch_size) if whole else gathered:
             x = stack(batch)
-            size = (x.shape[2], x.shape[3])
+            size = self._prepared_size(x)
             if self.image_size not in (None, size):
                 raise InputError(
                     f"{batch[0].name}: prepared to {size[0]} x {size[1]} pixels, but {self._name} "
@@ -341,7 +357,9 @@ class OnnxDetector:
                 names.append(image.name)
                 grids.append(coarse[i])
                 smooth = out["anomaly_map"][i]
-                maps.append(self.geometry.restore(smooth, image.height, image.width))
+                if not whole:
+                    smooth = self.geometry.restore(smooth, image.height, image.width)
+                maps.append(smooth)
         if not names:
             raise InputError("images: expected at least one image, got none")
         score = np.concatenate(scores)
@@ -436,10 +454,29 @@ class OnnxDetector:
             )
         return float(differences[worst])
 
-    def _check(self, x: FloatArray) -> None:
-        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 4 or x.shape[1] != 3:
+    def _prepared_size(self, x: npt.NDArray[Any]) -> tuple[int, int]:
+        """Height and width of images after resizing and cropping, wherever that is done."""
+        if self.input_form == _metadata.BYTES:
+            return self.geometry.crop(*self.geometry.resized(*x.shape[1:3]))[2:]
+        return x.shape[2], x.shape[3]
+
+    def _check(self, x: npt.NDArray[Any]) -> None:
+        whole = self.input_form == _metadata.BYTES
+        dtype, channels = (np.uint8, 3) if whole else (np.float32, 1)
+        fits = isinstance(x, np.ndarray) and x.dtype == dtype and x.ndim == 4
+        if not fits or x.shape[channels] != 3:
             got = f"{x.shape} of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
-            raise InputError(f"x: expected a float32 array (B, 3, H, W), got {got}")
+            wanted = "uint8 array (B, H, W, 3)" if whole else "float32 array (B, 3, H, W)"
+            raise InputError(f"x: expected a {wanted}, got {got}")
+        if whole:
+            if not x.size:
+                raise InputError(f"x: expected at least one image with pixels, got {x.shape}")
+            if self.image_size not in (None, self._prepared_size(x)):
+                raise InputError(
+                    f"x: {self._name} resizes images to {self.image_size} pixels only, got "
+                    f"{x.shape}, which would be {self._prepared_size(x)}"
+                )
+            return
         batch, _, height, width = x.shape
         multiple = self.geometry.multiple
         if not batch or not height or not width or height % multiple or width % multiple:

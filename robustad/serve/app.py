@@ -198,10 +198,15 @@ class Service:
             "name": name,
             "versions": [VERSION],
             "platform": "onnxruntime_onnx",
-            "inputs": protocol.tensors(protocol.INPUTS),
+            "inputs": protocol.tensors(self._inputs(name, version)),
             "outputs": protocol.tensors(protocol.OUTPUTS),
             "robustad": self.batcher(name, version).model.metadata,
         }
+
+    def _inputs(self, name: str, version: str) -> dict[str, tuple[str, list[int]]]:
+        """What requests may bring: prepared tensors only for files that take them."""
+        whole = self.batcher(name, version).model.input_form != "float_nchw"
+        return {k: v for k, v in protocol.INPUTS.items() if not (whole and k == "image")}
 
     async def off(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do something that takes a while without holding up other requests."""

@@ -198,6 +198,8 @@ class Batcher:
         )
 
     def _run(self, images: list[FloatArray]) -> Scores:
+        if self.model.input_form != "float_nchw":
+            raise InputError("image: expected `pixels` or `file`, as this model prepares images")
         parts: list[dict[str, Any]] = [
             self.model.run(np.stack(images[start : start + self.limits.batch]))
             for start in range(0, len(images), self.limits.batch)

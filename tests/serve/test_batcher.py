@@ -4,9 +4,13 @@ import time
 import numpy as np
 import pytest
 
+from robustad.conformal import ConformalScores
 from robustad.errors import InputError
 from robustad.serve.batcher import Batcher, refusal_of
 from robustad.serve.limits import Limits, Refusal
+from robustad.verdict import Verdict
+
+BYTES = {"dtype": "uint8", "layout": "NHWC", "height": None, "width": None}
 
 
 @pytest.fixture
@@ -190,3 +194,20 @@ def test_limits_are_positive(wrong):
     [name] = wrong
     with pytest.raises(InputError, match=rf"{name}: expected a positive number, got"):
         Limits(**wrong)
+
+
+def test_p_values_count_for_prepared_tensors_too(build, model, images, monkeypatch):
+    held_out = ConformalScores(np.linspace(0.0, 0.2, 30))
+    monkeypatch.setattr(model, "conformal", held_out)
+    monkeypatch.setattr(model, "policy", held_out.policy(fpr=0.1))
+    x = [np.ascontiguousarray(image.transpose(2, 0, 1)) for image in images]
+    found = build(batch=8).submit(x, prepared=True).result(30)
+    assert found.verdict == model.predict(images).verdict
+    assert Verdict.UNCALIBRATED not in found.verdict
+
+
+def test_prepared_tensors_are_refused_where_the_file_prepares(build, model, monkeypatch):
+    monkeypatch.setitem(model.metadata, "input", BYTES)
+    x = np.zeros((3, 48, 64), np.float32)
+    with pytest.raises(InputError, match="image: expected `pixels` or `file`"):
+        build().submit([x], prepared=True).result(30)
