@@ -14,9 +14,9 @@ LIBRARY = "_ort_ops"
 def custom_ops_library() -> Path:
     """Where the library of robustad's operators for onnxruntime lies.
 
-    Files written by `export_onnx(..., custom_ops=True)` need it. `robustad.runtime.load` registers it
-    by itself; other programs call `SessionOptions.register_custom_ops_library(path)`, or its like in
-    their language, before they open such a file. The library needs neither Python nor torch.
+    Files written by `export_onnx(..., custom_ops=True)` need it. `robustad.runtime.load` registers
+    it by itself; other programs call `SessionOptions.register_custom_ops_library(path)`, or what
+    their language has for it, before they open such a file. It needs neither Python nor torch.
 
     Returns
     -------
@@ -67,8 +67,8 @@ def register(options: Any, opsets: dict[str, int], path: Path) -> None:
         return
     if version > VERSION:
         raise StateError(
-            f"{path}: uses version {version} of robustad's operators, this installation has version "
-            f"{VERSION}: upgrade robustad, or export again without custom_ops"
+            f"{path}: uses version {version} of robustad's operators, this installation has version"
+            f" {VERSION}: upgrade robustad, or export again without custom_ops"
         )
     try:
         library = custom_ops_library()

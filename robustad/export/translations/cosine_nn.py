@@ -1,8 +1,8 @@
 """ONNX translations of `robustad::cosine_nn`: a matrix product and TopK, or an operator of our own.
 
 ONNX has no two-pass search: the matrix of all similarities is formed, and the packed copy of the
-bank is left out. Lengths of queries are expected in 1e-12 .. 1e19. The operator is the search itself,
-for engines that have the library `robustad.runtime.custom_ops_library()`.
+bank is left out. Lengths of queries are expected in 1e-12 .. 1e19. The operator is that search, for
+engines that are given the library `robustad.runtime.custom_ops_library()`.
 """
 
 from collections.abc import Callable
