@@ -9,21 +9,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from onnxscript import ir
 from torch import Tensor, nn
 
 from robustad.detectors import Detector
 from robustad.errors import InputError
+from robustad.export.calibration import ISOTONIC
 from robustad.export.custom_ops import use_custom_ops
 from robustad.export.graph import DetectorGraph
 from robustad.export.translations import translation_table
 from robustad.geometry import Geometry
-from robustad.runtime._metadata import CALIBRATION, CONFORMAL, INPUT, OUTPUTS
+from robustad.runtime._metadata import CONFORMAL, INPUT, OPTIONAL_OUTPUTS, OUTPUTS
 
 # Units (of `multiple` pixels) an edge may have. Tracing treats sizes 0 and 1 as special.
 MIN_UNITS, MAX_UNITS = 2, 4096
+MIN_KNOTS = 2
 # Size of the traced image where the size is dynamic: unequal edges, and no size that a backbone
 # was trained at, so that nothing is taken for a constant.
 TRACED_UNITS = (5, 7)
@@ -55,8 +56,7 @@ def trace(
     Returns
     -------
     model : onnx_ir.Model
-        Its inputs `calibration_slope`, `calibration_intercept` and `conformal_scores` have
-        defaults.
+        The inputs of its calibration and of its held-out scores have defaults.
     dynamic : bool
         Whether height and width stayed free.
 
@@ -115,9 +115,14 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int, custom_ops: bool) -> i
     axes = {0: torch.export.Dim("batch", min=1), **size.axes}
     generator = torch.Generator().manual_seed(0)
     example = torch.rand(2, 3, size.height, size.width, generator=generator)
-    arguments = (example, torch.tensor(1.0), torch.tensor(0.0), torch.zeros(3))
-    shapes = (axes, None, None, {0: torch.export.Dim("normals", min=1)})
-    exported = torch.export.export(graph, arguments, dynamic_shapes=shapes, strict=False)
+    numbers = {name: torch.from_numpy(value) for name, value in graph.defaults.items()}
+    numbers[CONFORMAL] = torch.zeros(3)  # tracing treats a size of 1 as special
+    arguments = (example, *numbers.values())
+    # Another isotonic curve may have another number of knots, another line other normal images.
+    free = dict.fromkeys(ISOTONIC, torch.export.Dim("knots", min=MIN_KNOTS))
+    free[CONFORMAL] = torch.export.Dim("normals", min=1)
+    lengths = tuple({0: free[name]} if name in free else None for name in numbers)
+    exported = torch.export.export(graph, arguments, dynamic_shapes=(axes, lengths), strict=False)
     if size.axes:
         _check_free(exported, arguments, size.usual)
     program = torch.onnx.export(
@@ -125,23 +130,19 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int, custom_ops: bool) -> i
         dynamo=True,
         verbose=False,
         opset_version=opset,
-        input_names=[INPUT, *CALIBRATION, CONFORMAL],
-        output_names=list(OUTPUTS),
-        dynamic_shapes=shapes,
+        input_names=[INPUT, *numbers],
+        output_names=[*OUTPUTS, *(OPTIONAL_OUTPUTS if graph.has_pixels else ())],
+        dynamic_shapes=(axes, *lengths),  # here one an input
         custom_translation_table=translation_table(custom_ops=custom_ops),
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model
     _forget_sources(model)
-    defaults: dict[str, Any] = dict(zip(CALIBRATION, (graph.slope, graph.intercept), strict=True))
-    defaults[CONFORMAL] = graph.held_out
     for value in model.graph.inputs:
-        if value.name in defaults:
+        if value.name in graph.defaults:
             # An initialiser that is an input as well is a default, which callers may override.
-            value.const_value = ir.tensor(
-                np.array(defaults[value.name], np.float32), name=value.name
-            )
+            value.const_value = ir.tensor(graph.defaults[value.name], name=value.name)
             model.graph.register_initializer(value)
         elif value.shape is not None:
             free = ("height", "width")

@@ -151,7 +151,7 @@ def test_a_module_of_ones_own(tmp_path, library):
         def forward(self, x):
             return cosine_nn(x, self.bank, 2)
 
-    module, x = Nearest(), torch.randn(7, 16, generator=torch.Generator().manual_seed(1))
+    module, x = Nearest().eval(), torch.randn(7, 16, generator=torch.Generator().manual_seed(1))
     program = torch.onnx.export(
         module, (x,), dynamo=True, verbose=False,
         custom_translation_table=translation_table(custom_ops=True),
