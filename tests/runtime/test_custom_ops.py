@@ -273,6 +273,22 @@ def test_newer_operators(tmp_path):
         runtime.load(path)
 
 
+def test_building_with_an_unknown_wish():
+    if not (CSRC.parent / "setup.py").is_file():
+        pytest.skip("needs the source")
+    command = [sys.executable, "setup.py", "--name"]
+    asked = subprocess.run(
+        command,
+        cwd=CSRC.parent,
+        env={**os.environ, "ROBUSTAD_ORT_OPS": "yes"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode != 0
+    assert "ROBUSTAD_ORT_OPS: expected 0, 1 or nothing, got 'yes'" in asked.stderr
+
+
 def test_the_declared_interface_is_onnxruntimes(tmp_path):
     """With the header of an onnxruntime release: ROBUSTAD_ORT_INCLUDE names its folder."""
     folder, compiler = os.environ.get("ROBUSTAD_ORT_INCLUDE"), shutil.which("g++")
