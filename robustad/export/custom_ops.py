@@ -31,6 +31,7 @@ class SearchedNeighbours(nn.Module):
         """Distances (B, N, k), float32 in [0, 2], ascending, of features (B, N, D)."""
         rows = features.float().flatten(0, 1)
         unpacked = rows.new_empty(0, dtype=torch.uint8)  # the operator packs its bank by itself
+        distances: Tensor
         distances, _ = _cosine_nn.search(rows, self.get_buffer("bank"), unpacked, unpacked, self.k)
         return distances.reshape(features.shape[0], features.shape[1], self.k)
 
