@@ -114,11 +114,14 @@ def _table(records: list[dict[str, Any]]) -> Table:
     probability = "probability, interval" if interval else "probability"
     for column, justify in (("image", "left"), ("score", "right"), (probability, "right")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for column in ("entropy", "p-value"):
-        table.add_column(column, justify="right")
+    shows = ["score", "probability", "entropy"]
+    if any(record["p_value"] is not None for record in records):
+        shows.append("p_value")
+    for key in shows[2:]:
+        table.add_column(key.replace("_", "-"), justify="right")
     table.add_column("verdict")
     for record in records:
-        cells = [record[key] for key in ("score", "probability", "entropy", "p_value")]
+        cells = [record[key] for key in shows]
         shown = ["-" if value is None else f"{value:.3f}" for value in cells]
         if interval and record["probability"] is not None:
             low, high = record["probability_low"], record["probability_high"]

@@ -145,10 +145,8 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int, custom_ops: bool) -> i
             value.const_value = ir.tensor(graph.defaults[value.name], name=value.name)
             model.graph.register_initializer(value)
         elif value.shape is not None:
-            free = ("height", "width")
-            value.shape = ir.Shape(
-                ["batch", 3, *(free if size.axes else (size.height, size.width))]
-            )
+            edges = ("height", "width") if size.axes else (size.height, size.width)
+            value.shape = ir.Shape(["batch", 3, *edges])
     return model
 
 
