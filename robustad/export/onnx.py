@@ -57,8 +57,8 @@ def export_onnx(
         What has been measured about the detector, stored in the file; its key `attacks` lists the
         attacks it was evaluated under.
     custom_ops : bool, default False
-        Search memory banks by robustad's own operator, which is faster and takes less memory, in
-        place of standard ones. Such a file needs `robustad.runtime.custom_ops_library()` wherever
+        Search memory banks by robustad's own operator, which is faster, in place of standard
+        ones. Such a file needs `robustad.runtime.custom_ops_library()` wherever
         it runs, and runs on the CPU there.
 
     Returns
