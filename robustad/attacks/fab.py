@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from robustad.attacks.boundary import Nearest, already_crossed, crossed, threshold_of
+from robustad.attacks.plane import Way, to_plane
 from robustad.attacks.problem import Problem
-from robustad.attacks.projection import Norm, distance
+from robustad.attacks.projection import distance
 from robustad.errors import InputError
 
 PURPOSE = 10_300
@@ -28,8 +29,7 @@ def fab(
     Parameters
     ----------
     problem : Problem
-        In the l-infinity or l2 ball, with a threshold. Its objective is not looked at: FAB moves
-        the image score.
+        With a threshold. Its objective is not looked at: FAB moves the image score.
     iterations, alpha_max, eta, beta, restarts, search
         See `nearest`.
 
@@ -102,7 +102,7 @@ def nearest(
     Raises
     ------
     InputError
-        If there is no threshold or gradient, the norm is another, or an option is out of range.
+        If there is no threshold or gradient, or an option is out of range.
 
     Notes
     -----
@@ -192,69 +192,14 @@ def _search(
         low, high = torch.where(across, low, middle), torch.where(across, middle, high)
     missing, gradient = _margin(problem, best)
     back = (gradient.double() * (clean - best).double()).sum(dim=(1, 2, 3))
-    reach, pace, room = _reach(clean, gradient, missing - back, problem.norm)
-    sign = (gradient.sign() * (missing - back).sign()[:, None, None, None]).to(clean)
+    way = Way.of(clean, gradient, missing - back, problem.norm)
     low, high = torch.zeros_like(low), torch.ones_like(high)
     for step in range(steps + 1):
         middle = (low + high) / 2 if step else high
-        move = torch.minimum((middle * eta * reach)[:, None] * pace, room).to(clean)
-        images = (clean + sign * move.reshape(clean.shape)).clamp_(0.0, 1.0)
+        images = (clean + way.move(middle * eta)).clamp_(0.0, 1.0)
         best, length, across = _update(problem, images, best, length)
         low, high = torch.where(across, low, middle), torch.where(across, middle, high)
     return best, length
-
-
-def to_plane(x: Tensor, gradient: Tensor, missing: Tensor, norm: Norm) -> Tensor:
-    """Shortest move within [0, 1] onto a plane.
-
-    Parameters
-    ----------
-    x, gradient : Tensor, (B, 3, H, W)
-        Images, and the plane's normal.
-    missing : Tensor, (B,), float64
-        What gradient times move has to add up to; of either sign.
-    norm : {"linf", "l2"}
-        In which the move is shortest.
-
-    Returns
-    -------
-    Tensor, (B, 3, H, W)
-        The move; as far as the box goes where the plane does not meet it.
-
-    Notes
-    -----
-    The shortest move takes every pixel along its sign by the same amount (l-infinity) or by the
-    same multiple of its gradient (l2), unless it meets the box. What that adds up to grows with
-    the amount in straight pieces that end where a pixel meets the box: the piece is found by
-    sorting, the amount in closed form.
-    """
-    reach, pace, room = _reach(x, gradient, missing, norm)
-    move = torch.minimum(reach[:, None] * pace, room).reshape(x.shape).to(x)
-    return gradient.sign() * missing.sign().to(x)[:, None, None, None] * move
-
-
-def _reach(
-    x: Tensor, gradient: Tensor, missing: Tensor, norm: Norm
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Amount (B,), and each pixel's pace and room (B, D), all float64."""
-    weight = gradient.flatten(1).double()
-    size, flat = weight.abs(), x.flatten(1).double()
-    up = weight * missing.sign()[:, None] > 0
-    room = torch.where(up, 1 - flat, flat).clamp_min(0)
-    pace = size if norm == "l2" else (size > 0).double()
-    ends = torch.where(pace > 0, room / pace.clamp_min(torch.finfo(torch.float64).tiny), torch.inf)
-    ends, order = ends.sort(dim=1)
-    filled, slope = (size * room).gather(1, order), (size * pace).gather(1, order)
-    before = filled.cumsum(dim=1) - filled  # of the pixels that have met the box already
-    left = slope.flip(1).cumsum(dim=1).flip(1)  # of this pixel and those that meet it later
-    wanted = missing.abs()[:, None]
-    # the amount if only the pixels before this one have met the box; right where it ends later
-    amount = (wanted - before) / left.clamp_min(torch.finfo(torch.float64).tiny)
-    fits = (amount <= ends) & (left > 0)
-    at = fits.to(torch.int8).argmax(dim=1, keepdim=True)
-    chosen = amount.gather(1, at).squeeze(1).clamp_min(0)
-    widest = torch.where(pace > 0, room / pace.clamp_min(1e-300), 0.0).amax(dim=1)
-    return torch.where(fits.any(dim=1), chosen, widest), pace, room
 
 
 def _start(problem: Problem, length: Tensor, run: int) -> Tensor:
@@ -281,8 +226,6 @@ def _check(
     restarts: int,
     search: int,
 ) -> None:
-    if problem.norm not in ("linf", "l2"):
-        raise InputError(f"norm: FAB knows 'linf' and 'l2', got {problem.norm!r}")
     threshold_of(problem)
     for name, count, least in (
         ("iterations", iterations, 1),

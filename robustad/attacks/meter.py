@@ -71,8 +71,8 @@ class Meter:
     image : Record
         Of the largest `(1 - 2y) S`.
     pixel : Record or None
-        Of the largest mean over normal patches minus mean over anomalous ones, which is the
-        smallest mean pairwise margin; None without masks.
+        Of the largest `objectives.misorder`, which is the smallest mean pairwise margin of squashed
+        patch scores; None without masks.
     flags : set of str
         What an attack noticed.
     """

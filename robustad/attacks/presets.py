@@ -137,8 +137,8 @@ def preset(name: str) -> Preset:
         A key of `PRESETS`, or a form: `pgd`, `apgd`, `mifgsm` or `difgsm` with a number of steps
         (1 to 9999999), then `_l2` or `_l1` for another ball than the l-infinity one, then `_` and
         one of `OBJECTIVES` (`image` by default): `pgd1000_l2_flip`. Or `segpgd`, `sea`, `caa`,
-        `a3`, `autoattack` or `adaptive` with `_l2` or (but for `autoattack`) `_l1`. Or one
-        of `presets_blackbox`: `square10000`, `fab_l2`.
+        `a3`, `autoattack` or `adaptive` with `_l2` or `_l1`. Or one of `presets_blackbox`:
+        `square10000`, `fab_l2`.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def preset(name: str) -> Preset:
         return PRESETS[name]
     if found := _FORM.fullmatch(name):
         return _iterated(found[1], name, int(found[2]), _norm(found[3]), found[4] or "image")
-    if (found := _ENSEMBLE.fullmatch(name)) and name != "autoattack_l1":  # FAB, Square: none in l1
+    if found := _ENSEMBLE.fullmatch(name):
         made, norm = PRESETS[found[1]], _norm(found[2])
         return replace(made, name=name, norm=norm, summary=made.summary + BALLS[norm])
     if other := blackbox_preset(name):

@@ -21,11 +21,15 @@ from robustad.attacks.square import square
 from robustad.attacks.transfer import transfer
 from robustad.errors import InputError
 
-FORM = "(square|spsa|hopskipjump)[<queries>][_l2] or (fab|transfer|features|guide)[<steps>][_l2]"
-_FORM = re.compile(
-    r"(square|spsa|hopskipjump|fab|transfer|features|guide)([1-9]\d{0,6})?(_l2)?", re.ASCII
+FORM = (
+    "(square|spsa)[<queries>][_l2|_l1], hopskipjump[<queries>][_l2] or "
+    "(fab|transfer|features|guide)[<steps>][_l2|_l1]"
 )
-_BALLS: dict[Norm, str] = {"linf": "", "l2": ", in the l2 ball"}
+_FORM = re.compile(
+    r"(square|spsa|fab|transfer|features|guide|hopskipjump(?!.*_l1))([1-9]\d{0,6})?(?:_(l2|l1))?",
+    re.ASCII,
+)
+_BALLS: dict[Norm, str] = {"linf": "", "l2": ", in the l2 ball", "l1": ", in the l1 ball"}
 
 
 def blackbox_preset(name: str) -> Preset | None:
@@ -35,7 +39,8 @@ def blackbox_preset(name: str) -> Preset | None:
     ----------
     name : str
         `square`, `spsa` or `hopskipjump`, with the number of queries if it is not the default, or
-        `fab`, `transfer`, `features` or `guide`, with the number of steps; `_l2` for that ball.
+        `fab`, `transfer`, `features` or `guide`, with the number of steps; `_l2` or (but for
+        `hopskipjump`) `_l1` for that ball.
 
     Returns
     -------
@@ -51,7 +56,7 @@ def blackbox_preset(name: str) -> Preset | None:
     found = _FORM.fullmatch(name)
     if found is None:
         return None
-    norm: Norm = "l2" if found[3] else "linf"
+    norm: Norm = found[3] or "linf"  # type: ignore[assignment]
     return _FAMILIES[found[1]](name, None if found[2] is None else int(found[2]), norm)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustad.attacks.gradient import value_and_gradient
 from robustad.attacks.meter import Meter
-from robustad.attacks.objectives import LogitScale, Objective, Scores, flip, resolve
+from robustad.attacks.objectives import LogitScale, Objective, Scores, misorder, resolve
 from robustad.attacks.projection import (
     SPARSITY,
     Norm,
@@ -53,6 +53,8 @@ class Problem:
         One an image: draws do not depend on the batch.
     scale : LogitScale or None
         Makes logits of patch scores, for objectives that need them; None where they are logits.
+    normal : LogitScale or None
+        Level and spread of each image's own clean normal patches; None without masks.
     threshold : float or None
         Image score from which the detector says anomalous; decision attacks need it.
     precision : torch.dtype or None
@@ -81,6 +83,7 @@ class Problem:
     objective: Objective
     seeds: tuple[int, ...]
     scale: LogitScale | None
+    normal: LogitScale | None
     threshold: float | None
     precision: torch.dtype | None
     radius: float
@@ -140,17 +143,19 @@ class Problem:
             scale = LogitScale.of_images(clean)
         if threshold is None and getattr(detector, "decides", False):
             threshold = 0.5  # its scores are its verdicts
+        mask = None if mask is None else mask.to(x.device).bool()
         fraction: Any = getattr(detector, "top_fraction", None)
         return cls(
             detector=detector,
             x=x,
             label=label,
-            mask=None if mask is None else mask.to(x.device).bool(),
+            mask=mask,
             eps=eps,
             norm=norm,
             objective=resolve(objective),
             seeds=tuple(range(count)) if seeds is None else tuple(seeds),
             scale=scale,
+            normal=None if mask is None else LogitScale.of_normal_patches(clean, mask),
             threshold=threshold,
             precision=precision,
             radius=eps,
@@ -180,6 +185,7 @@ class Problem:
             mask=None if self.mask is None else self.mask[there],
             seeds=tuple(self.seeds[i] for i in cpu.tolist()),
             scale=None if self.scale is None else self.scale.select(there),
+            normal=None if self.normal is None else self.normal.select(there),
             rows=self.rows[cpu],
             clean=self.clean[there],
         )
@@ -235,9 +241,17 @@ class Problem:
         reach = self.radius + slack(self.radius, self.norm)
         return distance(images, self.x, self.norm) <= reach
 
-    def margin(self, patch: Tensor) -> Tensor:
-        """Minus the mean pairwise margin (B,) of patch scores (B, N): what hurts pixel metrics."""
-        return flip(Scores(patch=patch, image=patch[:, 0], label=self.label, mask=self.mask))
+    def misorder(self, patch: Tensor) -> Tensor:
+        """How much (B,) patch scores (B, N) hurt pixel metrics, see `objectives.misorder`."""
+        return misorder(
+            Scores(
+                patch=patch,
+                image=patch[:, 0],
+                label=self.label,
+                mask=self.mask,
+                normal=self.normal,
+            )
+        )
 
     def scores(self, images: Tensor, *, progress: float = 0.0) -> Scores:
         """Ask the detector; the one way to it.
@@ -270,6 +284,7 @@ class Problem:
             mask=self.mask,
             clean=self.clean,
             scale=self.scale,
+            normal=self.normal,
             top=self.top,
             progress=progress,
         )
@@ -335,5 +350,5 @@ class Problem:
         harm = (self.sign.to(image.dtype) * image).masked_fill(outside, -torch.inf)
         self.meter.image.update(rows, harm, images, patch, repeats)
         if self.meter.pixel is not None:
-            margin = self.margin(patch).masked_fill(outside, -torch.inf)
-            self.meter.pixel.update(rows, margin, images, patch, repeats)
+            wrong = self.misorder(patch).masked_fill(outside, -torch.inf)
+            self.meter.pixel.update(rows, wrong, images, patch, repeats)

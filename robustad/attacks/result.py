@@ -35,8 +35,8 @@ class AttackResult:
     worst_patch_scores : Tensor, (B, N)
         Its patch scores.
     x_pixel : Tensor, (B, 3, H, W), or None
-        Likewise what left the smallest mean pairwise margin between anomalous and normal patches;
-        None without masks.
+        Likewise what left the smallest mean pairwise margin between squashed scores of anomalous
+        and normal patches (`robustad.attacks.objectives.misorder`); None without masks.
     pixel_patch_scores : Tensor, (B, N), or None
         Its patch scores.
     forward, backward : Tensor, (B,), int64
@@ -47,7 +47,9 @@ class AttackResult:
     flags : tuple of str
         `zero_gradient`: some image had no gradient in any step; `nonfinite_gradient`: some
         gradient of low precision was not finite, and counted as zero; `query_budget`: it was
-        used up.
+        used up before the last iteration; `no_start`: HopSkipJump found no image across the
+        threshold to start from, and left an image as it is; `no_threshold`: AutoAttack went
+        without FAB, which needs one.
     """
 
     x_adv: Tensor
@@ -99,8 +101,7 @@ def finish(problem: Problem, x_adv: Tensor, *, keep: Keep = "best") -> AttackRes
         patch = candidates[1][1]
     x_pixel = pixel = None
     if problem.mask is not None:
-        margins = [problem.margin(patch) for _, patch in candidates]
-        x_pixel, pixel = _choose(candidates, margins)
+        x_pixel, pixel = _choose(candidates, [problem.misorder(patch) for _, patch in candidates])
     worst_score, success = detector.aggregate(worst), None
     if problem.threshold is not None:
         success = (worst_score >= problem.threshold) == (problem.label == 0)

@@ -28,8 +28,7 @@ def square(problem: Problem, *, queries: int = 5000, p: float = 0.8, stop: bool 
     Parameters
     ----------
     problem : Problem
-        In the l-infinity or l2 ball. Its objective needs no gradient; the published attack takes
-        `image`.
+        Its objective needs no gradient; the published attack takes `image`.
     queries : int >= 1, default 5000
         Forward passes per image; exactly as many are made.
     p : float in (0, 1], default 0.8
@@ -47,22 +46,22 @@ def square(problem: Problem, *, queries: int = 5000, p: float = 0.8, stop: bool 
     Raises
     ------
     InputError
-        If the ball is of another norm, an option is out of range, or `stop` has no threshold.
+        If an option is out of range, or `stop` has no threshold.
 
     Notes
     -----
     Andriushchenko et al., "Square Attack", ECCV 2020: algorithm 2 with vertical stripes as the
     start for l-infinity, algorithm 3 with a grid of pyramids for l2; the schedule of their
-    published code, which halves once more (at 500) than the paper says.
+    published code, which halves once more (at 500) than the paper says. In l1 as in l2, with
+    candidates as many times too large as there are channels before they are projected, as in the
+    code of "Mind the Box" (Croce and Hein, ICML 2021).
     """
-    if problem.norm not in ("linf", "l2"):
-        raise InputError(f"norm: the square attack knows 'linf' and 'l2', got {problem.norm!r}")
     if queries < 1:
         raise InputError(f"queries: expected >= 1, got {queries}")
     if not 0 < p <= 1:
         raise InputError(f"p: expected a share of the pixels in (0, 1], got {p}")
     generators = [problem.generator(place, PURPOSE) for place in range(len(problem))]
-    search = _Linf if problem.norm == "linf" else _L2
+    search = _Linf() if problem.norm == "linf" else _Pyramids(1 if problem.norm == "l1" else 2)
     shape = problem.x.shape[1:]
     start = torch.stack([search.start(generator, shape) for generator in generators])
     draws = torch.stack([torch.rand(queries, 7, generator=one) for one in generators])
@@ -175,11 +174,13 @@ def _window(draws: Tensor, side: int, height: int, width: int) -> Tensor:
     return (inside_rows[:, :, None] & inside_columns[:, None, :]).unsqueeze(1)
 
 
-class _L2:
+class _Pyramids:
     """Algorithm 3: a window takes the perturbation of another one, in the shape of two pyramids."""
 
-    @staticmethod
-    def start(generator: torch.Generator, shape: torch.Size) -> Tensor:
+    def __init__(self, power: int) -> None:
+        self.power = power  # of the norm, l1 or l2
+
+    def start(self, generator: torch.Generator, shape: torch.Size) -> Tensor:
         """A grid of five tiles along the shorter edge, each of random sign and orientation."""
         channels, height, width = shape
         side = max(min(height, width) // 5, 1)
@@ -188,42 +189,53 @@ class _L2:
             for column in range((width % side) // 2, width - side + 1, side):
                 turned = bool(torch.rand((), generator=generator) < 0.5)
                 signs = torch.randint(0, 2, (channels, 1, 1), generator=generator) * 2 - 1
-                tile = _pyramids(side).T if turned else _pyramids(side)
-                grid[:, row : row + side, column : column + side] = signs * tile
-        grid /= torch.linalg.vector_norm(grid)
+                tile = _pyramids(side, self.power)
+                grid[:, row : row + side, column : column + side] = signs * (
+                    tile.T if turned else tile
+                )
+        grid /= torch.linalg.vector_norm(grid, ord=self.power)
         return grid
 
-    @staticmethod
-    def first(problem: Problem, start: Tensor) -> Tensor:
-        return problem.x + problem.eps * start
+    def first(self, problem: Problem, start: Tensor) -> Tensor:
+        return problem.x + self._excess(start) * problem.eps * start
 
-    @staticmethod
-    def side(part: float, height: int, width: int) -> int:
+    def _excess(self, images: Tensor) -> int:
+        """How many times too large candidates are before they are projected."""
+        return images.shape[1] if self.power == 1 else 1
+
+    def side(self, part: float, height: int, width: int) -> int:
         side = max(round(math.sqrt(part * height * width)), 3)
         return min(side + 1 - side % 2, height, width)  # odd: a pyramid has one top
 
-    @staticmethod
-    def propose(problem: Problem, images: Tensor, side: int, draws: Tensor) -> Tensor:
-        channels = images.shape[1]
+    def propose(self, problem: Problem, images: Tensor, side: int, draws: Tensor) -> Tensor:
+        channels, power = images.shape[1], self.power
         delta = images - problem.x
-        unused = (problem.eps**2 - delta.square().sum(dim=(1, 2, 3))).clamp_min(0)
+        sizes = delta.abs() if power == 1 else delta.square()
+        unused = (problem.eps**power - sizes.sum(dim=(1, 2, 3))).clamp_min(0)
         target = _index(draws[:, 0], draws[:, 1], side, images)
         source = _index(draws[:, 2], draws[:, 3], side, images)
         emptied = delta.clone()
         emptied[target] = 0
         emptied[source] = 0
-        energy = (delta.square() - emptied.square()).sum(dim=(2, 3)).clamp_min(0)
-        available = (energy + unused[:, None] / channels).sqrt()[:, :, None, None]
+        left = emptied.abs() if power == 1 else emptied.square()
+        taken = (sizes - left).sum(dim=(2, 3)).clamp_min(0)
+        available = (taken + unused[:, None] / channels) ** (1 / power)
         # The signs of up to 2^C channels come of one number, the orientation of another.
         bits = torch.arange(channels, device=images.device)
         corner = (draws[:, 4] * 2**channels).long().clamp_(max=2**channels - 1)
         signs = (((corner[:, None] >> bits) & 1) * 2 - 1).to(images)[:, :, None, None]
-        shape = _pyramids(side).to(images)
+        shape = _pyramids(side, power).to(images)
         turned = (draws[:, 5] < 0.5)[:, None, None]
         shape = torch.where(turned, shape.T, shape)[:, None]
-        moved = signs * shape + _unit(delta[target])
-        emptied[target] = available * _unit(moved)
+        moved = signs * shape + self._unit(delta[target])
+        emptied[target] = self._excess(images) * available[:, :, None, None] * self._unit(moved)
         return problem.project(problem.x + emptied)
+
+    def _unit(self, windows: Tensor) -> Tensor:
+        """Each channel scaled to length one; zero where it is."""
+        length = torch.linalg.vector_norm(windows, ord=self.power, dim=(2, 3), keepdim=True)
+        unit: Tensor = windows / length.clamp_min(torch.finfo(windows.dtype).tiny)
+        return unit
 
 
 def _index(row: Tensor, column: Tensor, side: int, images: Tensor) -> tuple[Tensor, ...]:
@@ -240,19 +252,12 @@ def _index(row: Tensor, column: Tensor, side: int, images: Tensor) -> tuple[Tens
     )
 
 
-def _unit(windows: Tensor) -> Tensor:
-    """Each channel scaled to l2 length one; zero where it is."""
-    length = torch.linalg.vector_norm(windows, dim=(2, 3), keepdim=True)
-    unit: Tensor = windows / length.clamp_min(torch.finfo(windows.dtype).tiny)
-    return unit
-
-
 @cache
-def _pyramids(side: int) -> Tensor:
-    """Two pyramids of opposite sign side by side (side, side), of l2 length one; equation 3."""
+def _pyramids(side: int, power: int) -> Tensor:
+    """Two pyramids of opposite sign side by side (side, side), of length one; equation 3."""
     half = side // 2
     made = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
-    made /= torch.linalg.vector_norm(made)
+    made /= torch.linalg.vector_norm(made, ord=power)
     return made
 
 

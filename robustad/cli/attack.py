@@ -4,9 +4,27 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from robustad.cli import common
 from robustad.errors import InputError
+
+
+def _list(value: bool) -> None:
+    """Print every named attack with what it does, sees and needs."""
+    if not value:
+        return
+    from robustad.attacks import PRESETS
+
+    table = Table()
+    for column in ("attack", "what it does", "sees", "needs"):
+        table.add_column(column, no_wrap=column == "attack")
+    for name, one in PRESETS.items():
+        table.add_row(name, one.summary, one.access, ", ".join(sorted(one.needs)))
+    Console().print(table)
+    Console().print(f"Names may also be built: {common.ATTACK_NAMES.partition('; ')[2]}")
+    raise typer.Exit
 
 
 def attack(
@@ -16,7 +34,9 @@ def attack(
     ],
     data: Annotated[Path, typer.Option("--data", help="Folder of images.")],
     out: Annotated[Path, typer.Option(help="Folder for the adversarial images.")],
-    attack: Annotated[str, typer.Option("--attack", help="Name of the attack.")] = "pgd10",
+    attack: Annotated[
+        str, typer.Option("--attack", help=f"Name of the attack: {common.ATTACK_NAMES}")
+    ] = "pgd10",
     eps: common.Eps = "8/255",
     anomalous: Annotated[
         bool,
@@ -34,6 +54,10 @@ def attack(
     seed: common.Seed = 0,
     batch_size: common.BatchSize = 8,
     device: common.Device = "auto",
+    list_attacks: Annotated[
+        bool,
+        typer.Option("--list", callback=_list, is_eager=True, help="Explain the attacks and stop."),
+    ] = False,
     json: common.Json = False,
     quiet: common.Quiet = False,
 ) -> None:

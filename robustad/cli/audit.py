@@ -25,7 +25,10 @@ def audit(
         typer.Option(help="Image score from which the verdict is anomalous; default the model's."),
     ] = None,
     attack: Annotated[
-        list[str] | None, typer.Option("--attack", help="In place of those that fit the model.")
+        list[str] | None,
+        typer.Option(
+            "--attack", help=f"In place of those that fit the model: {common.ATTACK_NAMES}"
+        ),
     ] = None,
     image_size: Annotated[
         int, typer.Option(min=8, help="For module:callable: edge of the squares it takes.")

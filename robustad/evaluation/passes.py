@@ -46,13 +46,13 @@ def attack_passes(work: Work, clean: Pass, *, pixel: bool) -> Passes:
     for batch in work.batches():
         before = work.outcome(batch, None)
         # The worst so far and its margin: balls are nested, so a smaller one's worst goes on.
-        patches, margin = before.pixel_patch_scores.copy(), _margin(before, batch)
+        patches, margin = before.pixel_patch_scores.copy(), _margin(before, batch, before)
         for eps in plan.ascending:
             for case in plan.at(eps):
                 outcome, one = work.outcome(batch, case), passes[case.name]
                 one.add(outcome)
                 one.add_pixels(work.detector, batch, outcome.patch_scores)
-                found = _margin(outcome, batch)
+                found = _margin(outcome, batch, before)
                 better = found < margin
                 patches[better], margin[better] = outcome.pixel_patch_scores[better], found[better]
             passes[plan.worst(eps)].add_pixels(work.detector, batch, patches)
@@ -109,8 +109,11 @@ def _empty(plan: Plan, *, pixel: bool) -> Passes:
     return passes
 
 
-def _margin(outcome: Outcome, batch: Batch) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return pair_margin(outcome.pixel_patch_scores, batch.mask.cpu().numpy())
+def _margin(
+    outcome: Outcome, batch: Batch, clean: Outcome
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    mask = batch.mask.cpu().numpy()
+    return pair_margin(outcome.pixel_patch_scores, mask, clean.patch_scores)
 
 
 def _merge(plan: Plan, passes: Passes, clean: Pass) -> None:

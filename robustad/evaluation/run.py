@@ -106,7 +106,7 @@ def evaluate(
         case: each image's highest score (normal) or lowest (anomalous) over the clean pass and
         everything that any attack tried within the radius. AUROC is monotone in each score, so
         that worst case is exact. Pixels are not: per image the version with the smallest mean
-        margin of its patches counts (`robustad.evaluation.worst.pair_margin`).
+        margin of its squashed patch scores counts (`robustad.evaluation.worst.pair_margin`).
 
     Raises
     ------

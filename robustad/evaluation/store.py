@@ -39,8 +39,8 @@ class Outcome:
     score, worst_score : array, (B,)
         Image scores of the images returned, and the worst seen inside the ball.
     patch_scores, pixel_patch_scores : array, (B, N)
-        Of the images returned, and of those with the smallest margin between anomalous and normal
-        patches (`robustad.evaluation.worst.pair_margin`).
+        Of the images returned, and of those with the smallest margin between squashed scores of
+        anomalous and normal patches (`robustad.evaluation.worst.pair_margin`).
     distance : array, (B,)
         To the clean images, in the attack's norm.
     forward, backward : array, (B,), int64

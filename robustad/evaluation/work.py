@@ -23,7 +23,7 @@ from robustad.evaluation.plan import Case, Plan
 from robustad.evaluation.result import CLEAN
 from robustad.evaluation.store import Outcome, Store, unit_key
 
-FORMAT = 1  # of what a unit's hash stands for; raise it when units mean something else
+FORMAT = 2  # of what a unit's hash stands for; raise it when units mean something else
 
 
 @dataclass(kw_only=True, eq=False)

@@ -39,8 +39,10 @@ def worst_of(scores: npt.ArrayLike, labels: Labels) -> tuple[FloatArray, npt.NDA
     return stacked[chosen, np.arange(stacked.shape[1])], chosen
 
 
-def pair_margin(patch_scores: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> FloatArray:
-    """Mean margin of all pairs of an anomalous and a normal patch of an image.
+def pair_margin(
+    patch_scores: npt.NDArray[Any], mask: npt.NDArray[np.bool_], clean: npt.NDArray[Any]
+) -> FloatArray:
+    """Mean margin of all pairs of an anomalous and a normal patch of an image, scores squashed.
 
     Parameters
     ----------
@@ -48,13 +50,15 @@ def pair_margin(patch_scores: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> 
         Scores of one pass.
     mask : array, (B, N), bool
         Anomalous patches.
+    clean : array, (B, N)
+        Scores of the clean pass, whose normal patches say where and how fast scores are squashed.
 
     Returns
     -------
     array, (B,)
-        Mean score of the anomalous patches minus that of the normal ones; the mean over all pairs
-        is the difference of the means. Where an image has patches of one kind only, that part
-        alone: minus the mean for a normal image.
+        Of the squashed scores the mean of the anomalous patches minus that of the normal ones; the
+        mean over all pairs is the difference of the means. Where an image has patches of one kind
+        only, that part alone: minus the mean for a normal image.
 
     Notes
     -----
@@ -62,12 +66,20 @@ def pair_margin(patch_scores: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> 
     image by image, and looking for it among all combinations is out of reach. The rule of this
     library: per image the pass with the smallest margin. It bounds the worst case from above.
 
+    Scores are squashed to `z / (1 + |z|)`, z their distance to the 0.95 quantile of the image's
+    clean normal patches in these patches' standard deviations: AUROC counts pairs in the wrong
+    order, not by how much. On k-NN detectors that halves the AUROC that plain margins leave. The
+    same as `robustad.attacks.objectives.misorder`, with the sign turned.
+
     Examples
     --------
-    >>> pair_margin(np.array([[1.0, 3.0, 0.0, 2.0]]), np.array([[True, True, False, False]]))
-    array([1.])
+    >>> mask, clean = np.array([[True, True, False, False]]), np.array([[5.0, 5.0, -1.0, 1.0]])
+    >>> pair_margin(np.array([[1.0, 2.0, 1.0, 1.0]]), mask, clean)
+    array([0.25])
     """
-    scores = np.asarray(patch_scores, np.float64)
+    tau, spread = _normal_level(np.asarray(clean, np.float64), mask)
+    scores = (np.asarray(patch_scores, np.float64) - tau[:, None]) / spread[:, None]
+    scores /= 1 + np.abs(scores)
 
     def mean(part: npt.NDArray[np.bool_]) -> FloatArray:
         count = part.sum(axis=1)
@@ -75,6 +87,14 @@ def pair_margin(patch_scores: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> 
         return np.where(count > 0, total / np.maximum(count, 1), 0.0)
 
     return mean(mask) - mean(~mask)
+
+
+def _normal_level(clean: FloatArray, mask: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    """0.95 quantile and standard deviation of each image's normal patches, or of all if none is."""
+    rows = [row[~truth] if not truth.all() else row for row, truth in zip(clean, mask, strict=True)]
+    tau = [np.sort(row)[round(0.95 * (len(row) - 1))] for row in rows]
+    spread = np.array([row.std() for row in rows])
+    return np.array(tau), np.where(spread > 0, spread, 1.0)
 
 
 def beaten(worst: npt.ArrayLike, labels: Labels) -> npt.NDArray[np.bool_]:

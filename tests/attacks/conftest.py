@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import brentq, linprog
 from torch import nn
 
 from robustad.attacks.problem import Problem
@@ -115,6 +115,15 @@ def nearest_of_linear():
     def distance(image, weight, missing, norm):
         low, high = (-image).double().flatten().numpy(), (1 - image).double().flatten().numpy()
         weight = weight.double().flatten().numpy()
+        if norm == "l1":  # what goes up and what goes down, each at a cost of 1
+            room = np.concatenate([high, -low])
+            made = linprog(
+                np.ones_like(room),
+                A_eq=np.concatenate([weight, -weight])[None],
+                b_eq=[missing],
+                bounds=np.stack([np.zeros_like(room), room], axis=1),
+            )
+            return made.fun
         pace = np.sign(weight) if norm == "linf" else weight
 
         def cut(much):  # every pixel moves alike, or as its weight says, as far as the box lets it

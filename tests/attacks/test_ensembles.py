@@ -42,7 +42,7 @@ def test_adaptive_is_the_strongest(problem, seed):
     ours = problem(seed)
     adaptive(ours)
     harm = ours.sign * ours.detector.aggregate(ours.clean)
-    margin = ours.margin(ours.clean)
+    order = ours.misorder(ours.clean)
     others = {
         "pgd": lambda made: attack_with(made, "pgd1000", steps=300),
         "flip": lambda made: attack_with(made, "pgd300_flip"),
@@ -52,7 +52,7 @@ def test_adaptive_is_the_strongest(problem, seed):
     for run in others.values():
         theirs = problem(seed)
         run(theirs)
-        for kept, clean in (("image", harm), ("pixel", margin)):
+        for kept, clean in (("image", harm), ("pixel", order)):
             gains = [getattr(made.meter, kept).value - clean for made in (ours, theirs)]
             assert float(gains[0].mean()) > 0.99 * float(gains[1].mean())
             assert (gains[0] > 0.9 * gains[1]).all()
@@ -87,7 +87,7 @@ def test_sea_runs_each_loss_in_a_shrinking_ball(problem):
     made = problem()
     found = sea(made, steps=10)
     assert made.meter.backward.tolist() == [30] * 4
-    assert (made.margin(made.detector.patch_scores(found)) >= made.margin(made.clean)).all()
+    assert (made.misorder(made.detector.patch_scores(found)) >= made.misorder(made.clean)).all()
 
 
 def test_caa_chains_three_stages(problem):

@@ -15,8 +15,8 @@ EPS = {"linf": 0.05, "l2": 0.4, "l1": 3.0}
 FORMS = (
     "pgd3_l1_margin", "pgd4_image_relaxed", "pgd4_section_l", "pgd4_js", "apgd8_l2_flip",
     "apgd9_l1", "mifgsm3_l2", "difgsm3_bce", "square50_l2", "spsa300", "fab_l2",
-    "hopskipjump300_l2", "sea_l2", "segpgd_l1", "caa_l2", "a3_l1", "autoattack_l2", "adaptive_l2",
-    "adaptive_l1",
+    "hopskipjump300_l2", "sea_l2", "segpgd_l1", "caa_l2", "a3_l1", "autoattack_l2", "autoattack_l1",
+    "adaptive_l2", "adaptive_l1", "square50_l1", "fab_l1",
 )  # fmt: skip
 NAMES = (*PRESETS, *FORMS)
 # Fewer steps and queries than by default, where a preset takes them.

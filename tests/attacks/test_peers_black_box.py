@@ -10,7 +10,8 @@ from robustad.attacks import fab, hopskipjump, square
 from robustad.attacks.problem import Problem
 
 SIZE = 25  # torchattacks' l2 start needs five odd tiles an edge
-THEIRS = {"linf": "Linf", "l2": "L2"}
+THEIRS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+ORDER = {"linf": torch.inf, "l2": 2, "l1": 1}
 
 
 class TwoClasses(nn.Module):
@@ -57,11 +58,10 @@ def problem_of(case, norm, eps):
 
 
 def length(delta, norm):
-    order = torch.inf if norm == "linf" else 2
-    return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
+    return torch.linalg.vector_norm(delta.flatten(1), ord=ORDER[norm], dim=1)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_fab_is_as_near_as_torchattacks(case, norm):
     scorer, x, label, threshold = case
     ours = fab.nearest(problem_of(case, norm, 1.0), iterations=20)

@@ -27,6 +27,9 @@ from robustad.report.wording import condition_summary, objective
         ("difgsm7_l2", 7, "l2", "image"),
         ("adaptive_l2", 240, "l2", "several"),
         ("a3_l1", 50, "l1", "image"),
+        ("autoattack_l1", 100, "l1", "several"),
+        ("fab20_l1", 20, "l1", "several"),
+        ("square300_l1", 0, "l1", "image"),
     ],
 )
 def test_names_say_steps_norm_and_objective(name, steps, norm, objective):
@@ -55,8 +58,8 @@ def test_summaries_tell_attacks_apart():
 @pytest.mark.parametrize(
     "name",
     ["pgd", "pgd0", "pgd05", "pgd-1", "pgd10_", "pgd10_probe", "pgd10_flip_l2", "pgd10_l3", "PGD10",
-     "pgd10\n", " pgd10", "autoattack_l1", "adaptive_l3", "square_l1", "fgsm_l2",
-     "pgd12345678", "pgd10_flip_flip", "pgd\u0663", ""],
+     "pgd10\n", " pgd10", "adaptive_l3", "square_l3", "hopskipjump_l1", "hopskipjump50_l1",
+     "fgsm_l2", "pgd12345678", "pgd10_flip_flip", "pgd\u0663", ""],
 )  # fmt: skip
 def test_other_names_are_refused_with_the_form(name):
     with pytest.raises(InputError, match=r"attack: expected one of fgsm_probe, fgsm, pgd10, ") as e:
@@ -66,9 +69,10 @@ def test_other_names_are_refused_with_the_form(name):
 
 
 def test_help_and_errors_name_every_objective_and_preset():
-    (_, option) = common.Attacks.__metadata__[0], common.Attacks.__metadata__[0].help
-    for name in (*OBJECTIVES, *PRESETS, FORM, BALL_FORM, OTHER_FORM):
-        assert name in option
+    listed, _, rest = common.ATTACK_NAMES.partition("; ")
+    assert set(listed.split(", ")) == set(PRESETS)
+    for form in (f"{FORM} with an objective of {', '.join(OBJECTIVES)}", BALL_FORM, OTHER_FORM):
+        assert form in rest
 
 
 def test_reports_word_them():

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 
 from robustad.attacks import LogitScale, attack
 from robustad.attacks.problem import Problem
 from robustad.errors import InputError
+from robustad.evaluation.worst import pair_margin
 
 
 def label(*values):
@@ -63,16 +65,16 @@ def test_of_several_candidates_for_one_image_the_worst_is_kept(mean_red):
     assert torch.allclose(problem.worst()[:, 0, 0, 0], torch.tensor([0.59, 0.47]))
 
 
-def test_the_smallest_pixel_margin_is_kept_too(mean_red):
+def test_what_hurts_the_patches_most_is_kept_too(mean_red):
     x = torch.full((1, 3, 8, 8), 0.5)
-    mask = torch.tensor([[False, True]])
+    mask = torch.tensor([[False, True]])  # a level of 0.5 and, for one patch, a spread of 1
     problem = Problem.of(mean_red, x, label=label(1), mask=mask, eps=0.1)
     up, down = x.clone(), x.clone()
     up[:, 0, :4] += 0.1  # raises the normal patch: worse pixels, a better image score
     down[:, 0, 4:] -= 0.05
     problem.scores(up)
     problem.scores(down)
-    assert torch.allclose(problem.meter.pixel.value, torch.tensor([0.1]))
+    assert torch.allclose(problem.meter.pixel.value, torch.tensor([0.1 / 1.1]))
     assert torch.equal(problem.meter.pixel.images, up)
     assert torch.equal(problem.worst(), down)
 
@@ -171,8 +173,9 @@ def test_an_attack_on_patches_still_reports_the_worst_image_score(smooth, images
     sign = 1 - 2 * given["label"]
     assert (sign * found.worst_score >= sign * found.score).all()
     assert (sign * found.worst_score > sign * found.score).any()
-    margin = found.patch_scores * ~mask / (~mask).sum(dim=1, keepdim=True)
-    margin = margin - found.patch_scores * mask / mask.sum(dim=1, keepdim=True).clamp_min(1)
-    kept = found.pixel_patch_scores * ~mask / (~mask).sum(dim=1, keepdim=True)
-    kept = kept - found.pixel_patch_scores * mask / mask.sum(dim=1, keepdim=True).clamp_min(1)
-    assert (kept.sum(dim=1) >= margin.sum(dim=1) - 1e-6).all()
+    clean, kept, returned = (
+        -pair_margin(patch.detach().numpy(), mask.numpy(), found.clean_patch_scores.numpy())
+        for patch in (found.clean_patch_scores, found.pixel_patch_scores, found.patch_scores)
+    )
+    assert (kept >= np.maximum(clean, returned) - 1e-6).all()
+    assert (kept > clean).all()

@@ -1,10 +1,12 @@
 """The verbs that attack: evaluate over radii and shards, compare, audit, attack."""
 
 import json
+import re
 
 import pytest
 
 import robustad
+from robustad.attacks import PRESETS
 from robustad.attacks.images import load_adversarial
 from robustad.evaluation.audit_result import Audit
 
@@ -95,6 +97,19 @@ def test_attack_saves_images(run, detector, category, tmp_path):
     code, _, err = run("attack", detector, *options, "--out", out, "--quiet")
     assert code == 1
     assert "--out: expected a new or empty folder" in err
+
+
+def test_help_and_list_name_every_attack(run):
+    for verb in ("evaluate", "attack", "audit"):
+        code, out, _ = run(verb, "--help")
+        assert code == 0
+        words = set(re.findall(r"\w+", out))
+        assert set(PRESETS) <= words, verb
+    code, out, _ = run("attack", "--list")
+    assert code == 0
+    for name, one in PRESETS.items():
+        assert name in out
+        assert one.summary.split()[0] in out
 
 
 @pytest.mark.parametrize(

@@ -6,24 +6,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustad.attacks.objectives.scores import Objective, Scores, require_mask
+from robustad.attacks.objectives.scores import LogitScale, Objective, Scores, require_mask
 
 
 def flip(scores: Scores) -> Tensor:
     """Mean over normal patches minus mean over anomalous ones, PatchGuard's published attack.
 
-    Minus the mean pairwise margin between anomalous and normal patches, which decides pixel AUROC.
+    Minus the mean pairwise margin between anomalous and normal patches.
 
     Returns
     -------
     Tensor, (B,)
         An image without patches of one kind contributes the other kind's term alone.
     """
-    inside = require_mask(scores).to(scores.patch.dtype)
-    outside = 1 - inside
-    raised = (scores.patch * outside).sum(dim=1) / outside.sum(dim=1).clamp_min(1)
-    lowered = (scores.patch * inside).sum(dim=1) / inside.sum(dim=1).clamp_min(1)
-    return raised - lowered
+    return _apart(scores.patch, require_mask(scores))
+
+
+def misorder(scores: Scores) -> Tensor:
+    """`flip` of squashed scores: what decides pixel AUROC, which counts pairs, not their margins.
+
+    Patches near where the image's normal ones lay count most; those far beyond count as turned.
+
+    Returns
+    -------
+    Tensor, (B,)
+        In [-2, 2]. Scores are squashed to `z / (1 + |z|)`, z their distance to the 0.95 quantile
+        of the image's own clean normal patches in these patches' standard deviations.
+    """
+    mask, normal = require_mask(scores), scores.normal
+    if normal is None:
+        clean = scores.patch if scores.clean is None else scores.clean
+        normal = LogitScale.of_normal_patches(clean, mask)
+    return _apart(F.softsign(normal.of(scores.patch)), mask)
 
 
 def section_l(scores: Scores) -> Tensor:
@@ -150,6 +164,14 @@ def margin(kappa: float = 50.0) -> Objective:
         return -F.relu(scores.truth * scores.logit + kappa).mean(dim=1)
 
     return carlini_wagner
+
+
+def _apart(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean (B,) over patches outside of the mask minus mean over those inside; 0 for none."""
+    inside = mask.to(values.dtype)
+    outside = 1 - inside
+    raised = (values * outside).sum(dim=1) / outside.sum(dim=1).clamp_min(1)
+    return raised - (values * inside).sum(dim=1) / inside.sum(dim=1).clamp_min(1)
 
 
 def _losses(scores: Scores) -> Tensor:
