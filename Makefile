@@ -43,12 +43,13 @@ types: $(VENV)/dev.stamp
 sanitize: $(VENV)/dev.stamp
 	$(BIN)/python setup.py -q sanitize
 
-# Bare `pytest`: the tests see the installed package, not the source tree.
+# Bare `pytest`: the tests see the installed package, not the source tree. A process a core: most
+# operations are too small for threads. A file stays in one process, as its fixtures are costly.
 unit: $(VENV)/dev.stamp
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests -n auto --dist loadfile
 
 doctest: $(VENV)/dev.stamp
-	$(BIN)/pytest --doctest-modules --pyargs robustad
+	$(BIN)/pytest --doctest-modules --pyargs robustad -n auto
 
 bench-check: $(VENV)/dev.stamp
 	$(BIN)/pytest benchmarks --benchmark-disable -m "not slow"

@@ -20,6 +20,7 @@ from torch import Tensor
 from robustad.networks import NetworkConfig, PatchNetwork, create, set_fused_attention
 from robustad.pseudo import PseudoAnomalies
 from robustad.training import preset
+from robustad.training.distributed import Processes
 from robustad.training.step import Step
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -123,7 +124,8 @@ class Case:
                 "regulariser.layers": {"last": 0.01},
             },
         )
-        return Step(network, network, optimiser, self.pseudo, config, top_k=3, device=self.device)
+        alone = Processes(0, 1, self.device)
+        return Step(network, optimiser, self.pseudo, config, top_k=3, processes=alone)
 
     def step(self, ours: Step) -> float:
         ones = torch.ones(self.count, *self.normal.shape[2:], dtype=torch.bool)

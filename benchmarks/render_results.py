@@ -1,9 +1,13 @@
-"""Put committed result files into words: docs/results.md and the README's table.
+"""Put committed result files into words: pages under docs/ and the README's table.
 
     robustad reproduce fewshot ... --out RUN      (see docs/results.md for the commands)
     robustad reproduce patchguard ... --out RUN
+    robustad reproduce defences ... --out RUN
     python benchmarks/render_results.py --add fewshot_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add patchguard_NAME RUN [RUN ...]
+    python benchmarks/render_results.py --add defences_NAME RUN [RUN ...]
+    python benchmarks/render_results.py --add attacks_NAME RUN [RUN ...]     (of attack_table.py)
+    python benchmarks/conformal_coverage.py --out benchmarks/results/conformal_NAME.json
     python benchmarks/render_results.py
 
 The first form collects finished runs into benchmarks/results/NAME.json with the machine they were
@@ -21,6 +25,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from markdown import table
+from render_attacks import attacks
+from render_conformal import conformal
+from render_defences import defences
 from render_patchguard import patchguard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,8 +62,9 @@ def add(name: str, runs: list[Path]) -> None:
     }
     for one in document["sets"].values():
         study = one["study"]
-        if "weights" in study:  # of the few-shot study; PatchGuard's are overrides
-            study["weights"] = Path(study["weights"]).name if study["weights"] else None
+        for key in ("weights", "robust_weights"):  # PatchGuard's are overrides
+            if key in study:
+                study[key] = Path(study[key]).name if study[key] else None
         if "overrides" in study:
             study["overrides"] = [named(text) for text in study["overrides"]]
             one["notes"] = []  # they repeat the overrides
@@ -147,6 +155,10 @@ def page() -> str:
         ]
     for path in sorted(RESULTS.glob("patchguard_*.json")):
         parts += patchguard(path.stem, json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("conformal_*.json")):
+        parts += conformal(path.stem, json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("defences_*.json")):
+        parts += defences(path.stem, json.loads(path.read_text()))
     return "\n\n".join(parts).rstrip() + "\n"
 
 
@@ -162,6 +174,13 @@ def readme(text: str) -> str:
     return f"{before}{BEGIN}\n" + "\n\n".join(made) + f"\n{END}{after}"
 
 
+def robustness() -> str:
+    """Put the tables of all attack presets into docs/robustness.md."""
+    text = (ROOT / "docs" / "robustness.md").read_text()
+    found = [(p.stem, json.loads(p.read_text())) for p in sorted(RESULTS.glob("attacks_*.json"))]
+    return attacks(found, text) if found else text
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -173,6 +192,7 @@ def main() -> None:
     made = {
         ROOT / "docs" / "results.md": page(),
         ROOT / "README.md": readme((ROOT / "README.md").read_text()),
+        ROOT / "docs" / "robustness.md": robustness(),
     }
     for path, text in made.items():
         if options.check:

@@ -8,10 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustad import data, metrics, ops, runtime
+    from robustad import conformal, data, metrics, ops, runtime
     from robustad.attacks import AttackResult, attack
     from robustad.calibration import Platt, calibrate
-    from robustad.detectors import AnomalyDINO, Detector, PatchGuard, PatchScorer, load
+    from robustad.certificates import Certification, SmoothedDetector, certify
+    from robustad.detectors import (
+        AnomalyDINO,
+        BankEnsemble,
+        Detector,
+        PatchGuard,
+        PatchScorer,
+        load,
+    )
     from robustad.errors import RobustadError
     from robustad.evaluation import Evaluation, evaluate
     from robustad.export import export_onnx, verify
@@ -25,6 +33,8 @@ __version__ = "0.1.0"
 _HOME = {
     "AnomalyDINO": "robustad.detectors",
     "AttackResult": "robustad.attacks",
+    "BankEnsemble": "robustad.detectors",
+    "Certification": "robustad.certificates",
     "Detector": "robustad.detectors",
     "Evaluation": "robustad.evaluation",
     "PatchGuard": "robustad.detectors",
@@ -33,9 +43,11 @@ _HOME = {
     "Policy": "robustad.verdict",
     "Prediction": "robustad.prediction",
     "RobustadError": "robustad.errors",
+    "SmoothedDetector": "robustad.certificates",
     "Verdict": "robustad.verdict",
     "attack": "robustad.attacks",
     "calibrate": "robustad.calibration",
+    "certify": "robustad.certificates",
     "evaluate": "robustad.evaluation",
     "export_onnx": "robustad.export",
     "load": "robustad.detectors",
@@ -43,11 +55,13 @@ _HOME = {
     "verify": "robustad.export",
     "write_report": "robustad.report",
 }
-_MODULES = frozenset({"data", "metrics", "ops", "runtime"})
+_MODULES = frozenset({"conformal", "data", "metrics", "ops", "runtime"})
 
 __all__ = [
     "AnomalyDINO",
     "AttackResult",
+    "BankEnsemble",
+    "Certification",
     "Detector",
     "Evaluation",
     "PatchGuard",
@@ -56,10 +70,13 @@ __all__ = [
     "Policy",
     "Prediction",
     "RobustadError",
+    "SmoothedDetector",
     "Verdict",
     "__version__",
     "attack",
     "calibrate",
+    "certify",
+    "conformal",
     "data",
     "evaluate",
     "export_onnx",

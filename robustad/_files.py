@@ -26,7 +26,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     InputError
-        If `path` is an existing folder or its parent is not a folder.
+        If `path` is an existing folder, its parent is not a folder, or it cannot be written there.
     """
     final = Path(path)
     if final.is_dir():
@@ -35,8 +35,13 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{final}: its parent {final.parent} is not a folder") from error
+    except OSError as error:
+        raise InputError(f"{final}: cannot be written: {error.strerror}") from error
     aside = final.with_name(f".{secrets.token_hex(8)}.part{final.suffix}")
-    aside.touch(mode=0o666, exist_ok=False)
+    try:
+        aside.touch(mode=0o666, exist_ok=False)
+    except OSError as error:
+        raise InputError(f"{final}: cannot be written: {error.strerror}") from error
     # As the umask has it; some writers leave a file of mode 0600, which would hide it from a group.
     mode = stat.S_IMODE(aside.stat().st_mode)
     try:

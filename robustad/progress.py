@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 T = TypeVar("T")
+# How far back the speed is measured from which the time left follows.
+SPEED_SECONDS = 3600.0
 
 
 def track(
@@ -69,7 +71,14 @@ def _bar(*more: str) -> "Progress":
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
     added = (TextColumn(text) for text in more)
-    return Progress(*columns, *added, console=Console(stderr=True), transient=True)
+    # rich's own 30 seconds hold less than two steps of a slow run, and then there is no estimate
+    return Progress(
+        *columns,
+        *added,
+        console=Console(stderr=True),
+        transient=True,
+        speed_estimate_period=SPEED_SECONDS,
+    )
 
 
 @contextmanager

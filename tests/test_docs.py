@@ -45,11 +45,33 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
         ("reproduce.md", 4),
         ("training.md", 3),
         ("robustness.md", 8),
+        ("certificates.md", 30),
+        ("defences.md", 8),
+        ("guarantees.md", 20),
     ],
 )
 def test_examples_of_a_page_run(page, least):
     failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)
     assert tried > least
+    assert failed == 0
+
+
+def test_deployment_page_examples_run(tmp_path, monkeypatch):
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for folder in ("good_parts", "new_parts"):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            pixels = rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+    failed, tried = doctest.testfile(
+        str(ROOT / "docs" / "deploy.md"), module_relative=False, optionflags=flags
+    )
+    assert tried > 20
     assert failed == 0
 
 

@@ -1,6 +1,7 @@
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def test_the_path_aside_is_a_hidden_neighbour_of_the_same_suffix(tmp_path, name)
         aside.write_bytes(b"whole")
     assert names(tmp_path) == [name]
     assert final.read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("call", ["mkdir", "touch"])
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path, monkeypatch, call):
+    def refused(self, *_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, call, refused)
+    with pytest.raises(InputError, match=r"result\.json: cannot be written: Permission denied"):
+        write_text(tmp_path / "new" / "result.json", "text")
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ import robustad
 from robustad._imports import require
 from robustad.errors import MissingDependencyError
 
+ROOT = Path(__file__).resolve().parents[1]
 HEAVY = (
     *("torch", "torchvision", "timm", "triton", "onnx", "onnxruntime", "onnxscript"),
     *("matplotlib", "sklearn", "scipy", "pydantic", "rich", "typer", "PIL", "numpy"),
@@ -49,7 +52,11 @@ def test_the_package_loads_in_no_time():
 
 
 @pytest.mark.parametrize(
-    "module", ["errors", "images", "geometry", "verdict", "prediction", "runtime", "_files"]
+    "module",
+    [
+        *("errors", "images", "geometry", "verdict", "prediction", "runtime", "_files"),
+        *("conformal", "deploy", "deploy.worker", "serve"),
+    ],
 )
 def test_torch_free_modules(module):
     loaded = imported_by(f"import robustad.{module}")
@@ -146,3 +153,13 @@ def test_what_an_installed_module_lacks_is_not_blamed_on_it(tmp_path, monkeypatc
     with pytest.raises(ImportError, match="libGL") as caught:
         require("broken", extra="report", purpose="reports")
     assert not isinstance(caught.value, MissingDependencyError)
+
+
+def test_every_package_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "robustad").rglob("__init__.py")
+        if "kernels" not in path.parts
+    }
+    assert found | {"robustad.kernels"} == set(listed)

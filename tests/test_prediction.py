@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from robustad.errors import InputError
 from robustad.prediction import Prediction
 from robustad.verdict import Policy, binary_entropy
 
@@ -26,12 +27,12 @@ def prediction(score, probability):
 def test_records():
     made = prediction([0.25, 7.5, -2.0], [0.0, 0.5, 1.0])
     assert len(made) == 3
-    keys = ("name", "score", "probability", "entropy", "verdict")
+    keys = ("name", "score", "probability", "entropy", "p_value", "verdict")
     assert [tuple(record) for record in made.to_records()] == [keys] * 3
     assert [tuple(record.values()) for record in made.to_records()] == [
-        ("image 0", 0.25, 0.0, 0.0, "accept"),
-        ("image 1", 7.5, 0.5, math.log(2), "defer"),
-        ("image 2", -2.0, 1.0, 0.0, "reject"),
+        ("image 0", 0.25, 0.0, 0.0, None, "accept"),
+        ("image 1", 7.5, 0.5, math.log(2), None, "defer"),
+        ("image 2", -2.0, 1.0, 0.0, None, "reject"),
     ]
 
 
@@ -46,6 +47,7 @@ def test_records_are_ready_for_strict_json():
         "score": None,
         "probability": None,
         "entropy": None,
+        "p_value": None,
         "verdict": "uncalibrated",
     }
     assert third["score"] is None
@@ -63,3 +65,23 @@ def test_an_empty_prediction():
 def test_a_prediction_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         prediction([1.0], [0.5]).score = np.zeros(1, np.float32)
+
+
+def test_p_values_are_optional():
+    made = prediction([0.1, 0.2], [0.1, 0.2])
+    assert np.isnan(made.p_value).all()
+    given = dataclasses.replace(made, p_value=np.array([0.25, 0.5]))
+    assert [record["p_value"] for record in given.to_records()] == [0.25, 0.5]
+    with pytest.raises(InputError, match=r"^p_value: expected shape \(2,\), got \(3,\)$"):
+        dataclasses.replace(made, p_value=np.zeros(3))
+
+
+def test_masks_are_where_the_map_reaches_the_threshold():
+    made = prediction([0.1], [0.1])
+    with pytest.raises(InputError, match=r"^pixel_threshold: expected a number, got None"):
+        made.masks()
+    ramp = np.arange(6, dtype=np.float32).reshape(2, 3)
+    made = dataclasses.replace(made, anomaly_map=[ramp], pixel_threshold=4.0)
+    [mask] = made.masks()
+    assert mask.tolist() == [[False, False, False], [False, True, True]]
+    assert dataclasses.replace(made, pixel_threshold=math.inf).masks()[0].sum() == 0

@@ -1,6 +1,6 @@
 import pytest
 
-from robustad.progress import counter, track
+from robustad.progress import _bar, counter, status, track
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -53,3 +53,42 @@ def test_bars_may_be_nested():
         (2, 3),
         (2, 4),
     ]
+
+
+def test_steps_of_minutes_have_a_time_left():
+    """A step of ViT-S/14 takes a minute on a CPU; rich alone forgets it after half of one."""
+    clock = [0.0]
+    bar = _bar()
+    bar.get_time = lambda: clock[0]
+    task = bar.add_task("train", total=10)
+    for done in (1, 2, 3):
+        clock[0] += 65.0
+        bar.update(task, completed=done)
+    assert bar.tasks[0].time_remaining == pytest.approx(7 * 65, rel=0.01)
+
+
+def test_a_run_that_goes_on_has_the_speed_of_now():
+    """Steps done before it was stopped count as done, not as fast."""
+    clock = [0.0]
+    bar = _bar()
+    bar.get_time = lambda: clock[0]
+    task = bar.add_task("train", total=1000)
+    for done in (901, 902, 903):
+        clock[0] += 10.0
+        bar.update(task, completed=done)
+    assert bar.tasks[0].time_remaining == pytest.approx(97 * 10, rel=0.01)
+
+
+def test_figures_are_shown_behind_the_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with status("train", 7) as show:
+        show(3, "loss 0.250  robust AUROC 0.750")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "3/7" in err
+    assert "robust AUROC 0.750" in err
+    with status("train", 7, enabled=False) as show:
+        show(3, "quiet")
+    assert capsys.readouterr() == ("", "")

@@ -16,6 +16,7 @@ from robustad.errors import InputError, StateError
 from robustad.ops import topk_mean
 
 if TYPE_CHECKING:
+    from robustad.conformal import ConformalScores
     from robustad.runtime import OnnxDetector
     from robustad.verdict import Policy
 
@@ -118,6 +119,8 @@ class OnnxScorer:
     ----------
     calibrator : Calibrator or None
         That of the file, or what `detector.calibration` overrides it with.
+    conformal : ConformalScores or None
+        That of the file, or what replaces it.
     policy : Policy
         That of the file.
     """
@@ -138,8 +141,13 @@ class OnnxScorer:
         return None if stored is None else calibrator_from_dict(stored)
 
     @property
+    def conformal(self) -> ConformalScores | None:
+        """What makes p-values of image scores."""
+        return self.detector.conformal
+
+    @property
     def policy(self) -> Policy:
-        """What makes verdicts of probabilities."""
+        """What makes verdicts of probabilities and p-values."""
         return self.detector.policy
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:

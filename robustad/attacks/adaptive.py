@@ -16,22 +16,29 @@ from robustad.attacks.objectives import (
     smooth,
 )
 from robustad.attacks.problem import Problem
+from robustad.attacks.typical import typical_instead
 from robustad.calibration import Calibrator, Platt
 
 # Steps on the patches: coarse, and on their order alone; and the latter's first step in eps.
-PATCHES, FINE = (100, 40), 0.5
+PATCHES, FINE = (60, 80), 1.0
 # Steps in place of the first where there are no masks.
 ALONE = 140
 # On the image score: steps, what raises scores, what lowers them, and the first step in eps.
-IMAGE = ((52, image_relaxed, smooth(0.2), 2.0), (48, image, smooth(0.03), 0.5))
-# Of these, steps that also look at the entropy, where there is a calibrator.
+IMAGE = (
+    (35, image_relaxed, smooth(0.2), 2.0),
+    (35, image, image, 1.0),
+    (30, image, smooth(0.03), 0.5),
+)
+# Of the last of these, steps that also look at the entropy, where there is a calibrator.
 SLY = 24
 # Weight of the entropy in logits of the calibrated probability: below 4.46 it could not keep a
 # score from moving on, as the entropy then changes more slowly than the logit.
 EVASION = 8.0
 
 
-def adaptive(problem: Problem, *, calibrator: Calibrator | None = None) -> Tensor:
+def adaptive(
+    problem: Problem, *, calibrator: Calibrator | None = None, typical: float | None = None
+) -> Tensor:
     """Chain APGD stages on objectives that suit the direction in which a score is to move.
 
     Parameters
@@ -42,12 +49,15 @@ def adaptive(problem: Problem, *, calibrator: Calibrator | None = None) -> Tenso
         From score to probability. With one, the last 24 steps keep the predictive entropy low as
         well, so as not to be deferred, and what is returned is of these; the image score's worst
         case is recorded all the same.
+    typical : float, optional
+        Score that normal images have. With it, what is returned of an anomalous image scores no
+        lower, so as not to look too normal; see `robustad.attacks.typical`.
 
     Returns
     -------
     Tensor, (B, 3, H, W)
         Inside the ball: what moved the image score farthest, or with a calibrator what scores
-        best by `image - weight H(p)`.
+        best by `image - weight H(p)`; anomalous images not below `typical`.
 
     Notes
     -----
@@ -55,29 +65,35 @@ def adaptive(problem: Problem, *, calibrator: Calibrator | None = None) -> Tenso
     runs: `flip` moves all patches, and `misorder` then those alone that are not yet in the wrong
     order, as pixel AUROC counts them. A normal image's score is raised from there, first on more of
     the largest patches than the score takes. An anomalous image's score is lowered from the clean
-    image by a smooth mean of its largest patches, which sharpens: the true score's gradient knows
-    nothing of the patches that take over. The later stages start at the worst image of all before
-    them, with finer steps. Whatever was seen under any objective counts, as the meter keeps the
-    worst by image score and by patches.
+    image by a smooth mean of its largest patches, as the true score's gradient knows nothing of the
+    patches that take over, and once more by the true score, whose gradient is the right one in
+    small balls. The last stage starts at the worst image of all before it, with finer steps.
+    Whatever was seen under any objective counts, as the meter keeps the worst by image score and by
+    patches.
     """
     coarse, fine = PATCHES
+    normal = (problem.label == 0)[:, None, None, None]
     if problem.mask is None:
-        aim = _by_label(relaxed(None), smooth(0.5))
-        apgd(problem.aimed(aim), steps=ALONE)
+        apgd(problem.aimed(_by_label(relaxed(None), smooth(0.5))), steps=ALONE)
         start = problem.worst()
     else:
         found = apgd(problem.aimed("flip"), steps=coarse)
         apgd(problem.aimed("misorder"), steps=fine, start=found, step_size=FINE * problem.eps)
-        normal = (problem.label == 0)[:, None, None, None]
         start = torch.where(normal, problem.worst(), problem.x)
-    stages = [(steps, _by_label(up, down), size) for steps, up, down, size in IMAGE]
-    if calibrator is not None:
-        steps, aim, size = stages.pop()
-        stages += [(steps - SLY, aim, size), (SLY, _sly(calibrator), size)]
-    for steps, aim, size in stages:
-        found = apgd(problem.aimed(aim), steps=steps, start=start, step_size=size * problem.eps)
-        start = problem.worst()
-    return start if calibrator is None else found
+    starts = (start, torch.where(normal, start, problem.x))
+    for (steps, up, down, size), begin in zip(IMAGE, starts, strict=False):
+        aim = problem.aimed(_by_label(up, down))
+        apgd(aim, steps=steps, start=begin, step_size=size * problem.eps)
+    steps, up, down, size = IMAGE[-1]
+    final = {"start": problem.worst(), "step_size": size * problem.eps}
+    if calibrator is None:
+        apgd(problem.aimed(_by_label(up, down)), steps=steps, **final)
+        made = problem.worst()
+    else:
+        apgd(problem.aimed(_by_label(up, down)), steps=steps - SLY, **final)
+        final["start"] = problem.worst()
+        made = apgd(problem.aimed(_sly(calibrator)), steps=SLY, **final)
+    return made if typical is None else typical_instead(problem, made, typical)
 
 
 def _by_label(raising: Objective, lowering: Objective) -> Objective:

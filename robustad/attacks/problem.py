@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustad.attacks.gradient import value_and_gradient
 from robustad.attacks.meter import Meter
-from robustad.attacks.objectives import LogitScale, Objective, Scores, misorder, resolve
+from robustad.attacks.objectives import LogitScale, Objective, Scores, flip, misorder, resolve
 from robustad.attacks.projection import (
     SPARSITY,
     Norm,
@@ -52,8 +52,9 @@ class Problem:
     seeds : tuple of int
         One an image: draws do not depend on the batch.
     scale : LogitScale or None
-        Makes logits of patch scores, for objectives that need them; None where they are logits.
-    normal : LogitScale or None
+        Makes logits of patch scores, for objectives that need them and for the record of the
+        patches' worst; None where they are logits.
+    own : LogitScale or None
         Level and spread of each image's own clean normal patches; None without masks.
     threshold : float or None
         Image score from which the detector says anomalous; decision attacks need it.
@@ -83,7 +84,7 @@ class Problem:
     objective: Objective
     seeds: tuple[int, ...]
     scale: LogitScale | None
-    normal: LogitScale | None
+    own: LogitScale | None
     threshold: float | None
     precision: torch.dtype | None
     radius: float
@@ -155,7 +156,7 @@ class Problem:
             objective=resolve(objective),
             seeds=tuple(range(count)) if seeds is None else tuple(seeds),
             scale=scale,
-            normal=None if mask is None else LogitScale.of_normal_patches(clean, mask),
+            own=None if mask is None else LogitScale.of_normal_patches(clean, mask),
             threshold=threshold,
             precision=precision,
             radius=eps,
@@ -185,7 +186,7 @@ class Problem:
             mask=None if self.mask is None else self.mask[there],
             seeds=tuple(self.seeds[i] for i in cpu.tolist()),
             scale=None if self.scale is None else self.scale.select(there),
-            normal=None if self.normal is None else self.normal.select(there),
+            own=None if self.own is None else self.own.select(there),
             rows=self.rows[cpu],
             clean=self.clean[there],
         )
@@ -241,17 +242,21 @@ class Problem:
         reach = self.radius + slack(self.radius, self.norm)
         return distance(images, self.x, self.norm) <= reach
 
-    def misorder(self, patch: Tensor) -> Tensor:
-        """How much (B,) patch scores (B, N) hurt pixel metrics, see `objectives.misorder`."""
-        return misorder(
-            Scores(
-                patch=patch,
-                image=patch[:, 0],
-                label=self.label,
-                mask=self.mask,
-                normal=self.normal,
-            )
+    def hurts(self, patch: Tensor) -> tuple[Tensor, Tensor]:
+        """How much patch scores (B, N) hurt pixel metrics: `flip` and `misorder`, (B,) each."""
+        scores = Scores(
+            patch=patch,
+            image=patch[:, 0],
+            label=self.label,
+            mask=self.mask,
+            scale=self.scale,
+            own=self.own,
         )
+        return flip(scores), misorder(scores)
+
+    def margin(self, patch: Tensor) -> Tensor:
+        """Minus the mean pairwise margin (B,) of patch scores (B, N): what hurts pixel metrics."""
+        return self.hurts(patch)[0]
 
     def scores(self, images: Tensor, *, progress: float = 0.0) -> Scores:
         """Ask the detector; the one way to it.
@@ -284,7 +289,7 @@ class Problem:
             mask=self.mask,
             clean=self.clean,
             scale=self.scale,
-            normal=self.normal,
+            own=self.own,
             top=self.top,
             progress=progress,
         )
@@ -349,6 +354,7 @@ class Problem:
         rows, repeats = self._places
         harm = (self.sign.to(image.dtype) * image).masked_fill(outside, -torch.inf)
         self.meter.image.update(rows, harm, images, patch, repeats)
-        if self.meter.pixel is not None:
-            wrong = self.misorder(patch).masked_fill(outside, -torch.inf)
-            self.meter.pixel.update(rows, wrong, images, patch, repeats)
+        if self.meter.pixel is not None and self.meter.order is not None:
+            records = (self.meter.pixel, self.meter.order)
+            for record, hurt in zip(records, self.hurts(patch), strict=True):
+                record.update(rows, hurt.masked_fill(outside, -torch.inf), images, patch, repeats)

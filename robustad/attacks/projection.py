@@ -103,8 +103,10 @@ def distance(x: Tensor, centre: Tensor, norm: Norm = "linf") -> Tensor:
     delta = (x - centre).flatten(1)
     if norm == "linf":  # many times as fast as the norm of infinite order
         return delta.abs_().amax(dim=1)
-    length: Tensor = torch.linalg.vector_norm(delta, ord=1 if norm == "l1" else 2, dim=1)
-    return length
+    # In l1 many entries of like size add up: in float32 the sum drifts by more than `slack`.
+    order = 1 if norm == "l1" else 2
+    length: Tensor = torch.linalg.vector_norm(delta, ord=order, dim=1, dtype=torch.float64)
+    return length.to(delta.dtype)
 
 
 def slack(eps: float, norm: Norm) -> float:

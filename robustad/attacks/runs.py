@@ -113,7 +113,7 @@ def run_autoattack(problem: Problem, options: Options) -> Tensor:
 
 def run_adaptive(problem: Problem, options: Options) -> Tensor:
     """Our strongest."""
-    return adaptive(problem, calibrator=options.calibrator)
+    return adaptive(problem, calibrator=options.calibrator, typical=options.typical)
 
 
 # Words before "steps" in a summary, and the runner.

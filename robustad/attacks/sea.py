@@ -26,8 +26,8 @@ def sea(problem: Problem, *, steps: int = 300, losses: Sequence[str] = LOSSES) -
     Returns
     -------
     Tensor, (B, 3, H, W)
-        Inside the ball: of the clean image and what each loss found, that of the largest
-        `misorder`, by which the pixel metrics' worst version is chosen.
+        Inside the ball: of the clean image and what each loss found, that of the smallest mean
+        pairwise margin between anomalous and normal patches, the pixel metrics' own measure.
 
     Raises
     ------
@@ -42,8 +42,8 @@ def sea(problem: Problem, *, steps: int = 300, losses: Sequence[str] = LOSSES) -
     """
     problem.require_mask("sea")
     best = Best(problem)
-    best.update(problem.x, problem.misorder(problem.clean))
+    best.update(problem.x, problem.margin(problem.clean))
     for loss in losses:
         found = shrinking(problem.aimed(loss), steps=steps)
-        best.update(found, problem.aimed("misorder").values(found))
+        best.update(found, problem.aimed("flip").values(found))
     return best.images

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from robustad.backbones import robustbench
 from robustad.backbones.base import Backbone, BackboneConfig
 from robustad.backbones.filters import FilterBank
+from robustad.backbones.robustbench import Normalisation
 from robustad.errors import InputError
 
 __all__ = ["DEFAULT", "Backbone", "BackboneConfig", "FilterBank", "create"]
@@ -16,19 +18,28 @@ def create(
     weights: str | Path | None = None,
     *,
     layers: tuple[int, ...] | None = None,
+    normalisation: Normalisation | None = None,
 ) -> Backbone:
     """Build a backbone by name.
 
     Parameters
     ----------
     name : str, default "vit_small_patch14_dinov2.lvd142m"
-        `filters` for the embedded filter bank, or the name of any timm ViT or CNN.
+        `filters` for the embedded filter bank, the name of any timm ViT or CNN, or `robustbench/`
+        and the name of one of RobustBench's ImageNet models
+        (`robustad.backbones.robustbench.MODELS`), such as `robustbench/Salman2020Do_R50`.
     weights : str, Path or None, default None
-        None for the weights published under that name (downloaded once by timm, then cached), a
-        checkpoint file (.safetensors, .pth, .pt, .bin), or "random" for no trained weights at all.
+        None for the weights published under that name (downloaded once by timm, then cached; of
+        RobustBench, the file that its own loader has left, see
+        `robustad.backbones.robustbench.locate`), a checkpoint file (.safetensors, .pth, .pt, .bin),
+        or "random" for no trained weights at all. A normalisation layer in a checkpoint replaces
+        the model's own normalisation.
     layers : tuple of int, optional
         For CNNs, the feature levels to use (timm's `out_indices`); by default those of stride 8
         and 16.
+    normalisation : ((float, float, float), (float, float, float)), optional
+        Mean and standard deviation of the channels that the network expects; by default those of
+        its checkpoint or its name.
 
     Returns
     -------
@@ -47,10 +58,16 @@ def create(
     >>> create("filters").patch_size
     8
     """
-    config = BackboneConfig(name=name, layers=layers)
+    config = BackboneConfig(name=name, layers=layers, normalisation=normalisation)
+    if name.startswith(robustbench.PREFIX):
+        known = robustbench.entry(name)
+        update = {"name": known.network, "normalisation": normalisation or known.normalisation}
+        config = config.model_copy(update=update)
+        weights = robustbench.locate(name) if weights is None else weights
+        name = known.network
     if name == "filters":
-        if weights is not None or layers is not None:
-            raise InputError("backbone 'filters' takes neither weights nor layers")
+        if weights is not None or layers is not None or normalisation is not None:
+            raise InputError("backbone 'filters' takes no weights, layers or normalisation")
         return FilterBank().eval()
     if _is_vit(name):
         from robustad.backbones.timm_vit import TimmViT

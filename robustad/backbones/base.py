@@ -6,6 +6,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from robustad.backbones.robustbench import Normalisation
 from robustad.errors import InputError
 
 
@@ -19,12 +20,15 @@ class BackboneConfig(BaseModel):
     layers : tuple of int or None
         For CNNs, the feature levels to use, counted as timm's `out_indices`; None for the levels
         of stride 8 and 16.
+    normalisation : ((float, float, float), (float, float, float)) or None
+        Mean and standard deviation of the channels, where they are others than the model's own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     layers: tuple[int, ...] | None = None
+    normalisation: Normalisation | None = None
 
 
 class Backbone(nn.Module, ABC):

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustad.backbones.base import Backbone, BackboneConfig
-from robustad.backbones.timm_vit import register_normalisation
-from robustad.backbones.weights import build
+from robustad.backbones.timm_vit import normalised
+from robustad.backbones.weights import build, opened
 from robustad.errors import InputError
 
 
@@ -42,10 +42,10 @@ class TimmCNN(Backbone):
             layers = self._default_layers(config.name)
         if not layers or len(set(layers)) != len(layers):
             raise InputError(f"layers: expected one or more distinct feature levels, got {layers}")
-        self.config = BackboneConfig(name=config.name, layers=tuple(layers))
+        given = opened(weights)
         try:
             model: Any = build(
-                timm.create_model, config.name, weights, features_only=True, out_indices=layers
+                timm.create_model, config.name, given, features_only=True, out_indices=layers
             )
         except (IndexError, AssertionError) as error:
             raise InputError(
@@ -59,7 +59,8 @@ class TimmCNN(Backbone):
         strides = [int(stride) for stride in model.feature_info.reduction()]
         self.patch_size, self.multiple = min(strides), max(strides)
         self.dim = int(sum(model.feature_info.channels()))
-        register_normalisation(self, model.pretrained_cfg)
+        config = config.model_copy(update={"layers": tuple(layers)})
+        self.config = normalised(self, config, given, model.pretrained_cfg)
 
     def features(self, x: Tensor) -> Tensor:
         """Joined features (B, N, D) on the finest level's grid."""

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from robustad.backbones.base import Backbone, BackboneConfig
-from robustad.backbones.weights import build
+from robustad.backbones.weights import build, opened
 from robustad.errors import InputError
 
 
@@ -37,10 +38,10 @@ class TimmViT(Backbone):
             raise InputError(f"layers: only CNN backbones take layers, {config.name} is a ViT")
         import timm
 
-        self.config = config
+        given = opened(weights)
         try:
             model: Any = build(
-                timm.create_model, config.name, weights, num_classes=0, dynamic_img_size=True
+                timm.create_model, config.name, given, num_classes=0, dynamic_img_size=True
             )
         except TypeError as error:
             raise InputError(
@@ -53,12 +54,27 @@ class TimmViT(Backbone):
         self.patch_size = self.multiple = int(patch[0])
         self.dim = int(model.num_features)
         self.prefix = int(model.num_prefix_tokens)
-        register_normalisation(self, model.pretrained_cfg)
+        self.config = normalised(self, config, given, model.pretrained_cfg)
 
     def features(self, x: Tensor) -> Tensor:
         """Patch tokens (B, N, D); see the class."""
         tokens: Tensor = self.model.forward_features((x - self.mean) / self.std)
         return tokens[:, self.prefix :]
+
+
+def normalised(
+    module: torch.nn.Module, config: BackboneConfig, weights: Any, cfg: dict[str, Any]
+) -> BackboneConfig:
+    """Register what images are normalised by, and note it in the configuration if it is unusual.
+
+    A normalisation layer in the checkpoint counts first, then what the configuration says, then
+    the model's own.
+    """
+    own = tuple(tuple(float(v) for v in cfg[name]) for name in ("mean", "std"))
+    found = getattr(weights, "normalisation", None) or config.normalisation or own
+    register_normalisation(module, dict(zip(("mean", "std"), found, strict=True)))
+    unusual = not np.allclose(found, own, atol=1e-6)
+    return config.model_copy(update={"normalisation": found if unusual else None})
 
 
 def register_normalisation(module: torch.nn.Module, cfg: dict[str, Any]) -> None:

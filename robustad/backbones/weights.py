@@ -3,14 +3,16 @@
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
 
+from robustad.backbones.robustbench import Normalisation, unwrapped
 from robustad.errors import WeightsError
 
 RANDOM = "random"
@@ -18,8 +20,48 @@ RANDOM = "random"
 COUNTER = "num_batches_tracked"
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file that was read.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    state : dict of str to Tensor
+        Of the network alone; see `robustad.backbones.robustbench.unwrapped`.
+    normalisation : Normalisation or None
+        Of a normalisation layer in the file; None where it has none.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    normalisation: Normalisation | None
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a file; never unpickles anything but tensors and plain containers.
+
+        Raises
+        ------
+        WeightsError
+            If it is missing or unreadable.
+        """
+        return cls(Path(path), *unwrapped(_read(Path(path))))
+
+
+def opened(weights: str | Path | Checkpoint | None) -> str | Path | Checkpoint | None:
+    """Read the checkpoint if `weights` is the path of one; else give `weights` back."""
+    if weights is None or isinstance(weights, Checkpoint) or str(weights) == RANDOM:
+        return weights
+    return Checkpoint.read(weights)
+
+
 def build(
-    create: Callable[..., nn.Module], name: str, weights: str | Path | None, **options: Any
+    create: Callable[..., nn.Module],
+    name: str,
+    weights: str | Path | Checkpoint | None,
+    **options: Any,
 ) -> nn.Module:
     """Build a timm model with weights from a name, a file, or none.
 
@@ -29,7 +71,7 @@ def build(
         `timm.create_model`.
     name : str
         The timm model name, with or without a pretrained tag.
-    weights : str, Path or None
+    weights : str, Path, Checkpoint or None
         None downloads timm's weights for `name` (or takes them from its cache), "random" leaves
         the initial ones, anything else is a checkpoint file (.safetensors, .pth, .pt, .bin).
     **options
@@ -63,23 +105,24 @@ def build(
         if not download or isinstance(error, AssertionError | IndexError | TypeError):
             raise
         raise _no_download(name, error) from error
-    if weights is not None and str(weights) != RANDOM:
-        load_checkpoint(model, Path(weights))
+    if weights is not None and (isinstance(weights, Checkpoint) or str(weights) != RANDOM):
+        checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.read(weights)
+        load_checkpoint(model, checkpoint)
     return model.eval()
 
 
-def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint file into `model`; a head or unused stages in it are left out.
+def load_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into `model`; a head or unused stages in it are left out.
 
     Raises
     ------
     WeightsError
-        If the file is missing or unreadable, a parameter is missing or of another shape, or a
-        stage of the model has more parameters in the file than in the model.
+        If a parameter is missing or of another shape, or a stage of the model has more parameters
+        in the file than in the model.
     """
-    state = _read(path)
+    path = checkpoint.path
     try:
-        state = _convert(state, model)
+        state = _convert(checkpoint.state, model)
     except Exception as error:  # a layout that timm takes for another one
         raise WeightsError(f"{path}: does not fit the model: {_first_line(error)}") from error
     own = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}

@@ -1,47 +1,41 @@
 """Calibration: from a raw score to a probability that can be believed."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from robustad.calibration.base import Calibrator
+from robustad.calibration.beta import Beta
+from robustad.calibration.bootstrap import with_bootstrap_band
+from robustad.calibration.choose import Choice, choose
 from robustad.calibration.fit import calibrate
+from robustad.calibration.fit_pixels import calibrate_pixels
+from robustad.calibration.isotonic import Isotonic
+from robustad.calibration.pixel import PixelPlatt
 from robustad.calibration.platt import Platt
 from robustad.calibration.raw import RawScore
-from robustad.errors import StateError
+from robustad.calibration.registry import FITTED, METHODS, calibrator_from_dict, create
+from robustad.calibration.score_calibrator import ScoreCalibrator
+from robustad.calibration.splits import cross_probabilities, repeated_splits, stratified_folds
+from robustad.calibration.state import Band
+from robustad.calibration.temperature import Temperature
 
-__all__ = ["Calibrator", "Platt", "RawScore", "calibrate", "calibrator_from_dict"]
-
-_METHODS: dict[str, type[Platt] | type[RawScore]] = {
-    kind.method: kind for kind in (Platt, RawScore)
-}
-
-
-def calibrator_from_dict(state: Mapping[str, Any]) -> Calibrator:
-    """Restore a calibrator from what its `to_dict` gave.
-
-    Parameters
-    ----------
-    state : mapping
-        With the key `method`.
-
-    Returns
-    -------
-    Calibrator
-        Of the class that `method` names.
-
-    Raises
-    ------
-    StateError
-        If `method` is missing or unknown, or the rest does not fit it.
-
-    Examples
-    --------
-    >>> calibrator_from_dict({"method": "raw"}).predict_proba([0.25]).tolist()
-    [0.25]
-    """
-    method = state.get("method") if isinstance(state, Mapping) else None
-    if not isinstance(method, str) or method not in _METHODS:
-        raise StateError(
-            f"calibration: expected a method of {', '.join(sorted(_METHODS))}, got {method!r}"
-        )
-    return _METHODS[method].from_dict(state)
+__all__ = [
+    "FITTED",
+    "METHODS",
+    "Band",
+    "Beta",
+    "Calibrator",
+    "Choice",
+    "Isotonic",
+    "PixelPlatt",
+    "Platt",
+    "RawScore",
+    "ScoreCalibrator",
+    "Temperature",
+    "calibrate",
+    "calibrate_pixels",
+    "calibrator_from_dict",
+    "choose",
+    "create",
+    "cross_probabilities",
+    "repeated_splits",
+    "stratified_folds",
+    "with_bootstrap_band",
+]

@@ -18,7 +18,12 @@ class Calibrator(Protocol):
 
     method: ClassVar[str]
 
-    def fit(self, scores: npt.ArrayLike, labels: npt.ArrayLike) -> Self:
+    def fit(
+        self,
+        scores: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
         """Fit to scores (n,) and labels (n,), 0 normal and 1 anomalous; gives itself back."""
         ...
 

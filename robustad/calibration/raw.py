@@ -24,7 +24,12 @@ class RawScore:
 
     method: ClassVar[str] = "raw"
 
-    def fit(self, scores: npt.ArrayLike, labels: npt.ArrayLike) -> Self:
+    def fit(
+        self,
+        scores: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
         """Do nothing: there is nothing to fit."""
         return self
 

@@ -10,7 +10,9 @@ from robustad.cli import (
     attack,
     audit,
     calibrate,
+    certify,
     compare,
+    conformal,
     data,
     demo,
     evaluate,
@@ -19,8 +21,13 @@ from robustad.cli import (
     predict,
     preview,
     reproduce,
+    reproduce_defences,
     reproduce_patchguard,
+    score,
+    screen,
+    serve,
     train,
+    watch,
 )
 
 
@@ -60,13 +67,20 @@ app.command(cls=ManyValues)(evaluate.evaluate)
 app.command(cls=ManyValues)(attack.attack)
 app.command(cls=ManyValues)(audit.audit)
 app.command(cls=ManyValues)(compare.compare)
+app.command(cls=ManyValues)(certify.certify)
 app.command(cls=ManyValues)(calibrate.calibrate)
+app.command(cls=ManyValues)(conformal.conformal)
 app.command(cls=ManyValues)(predict.predict)
+app.command(cls=ManyValues)(screen.screen)
 app.command(cls=ManyValues)(preview.preview)
 app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
+app.command(cls=ManyValues)(score.score)
+app.command(cls=ManyValues)(serve.serve)
+app.command(cls=ManyValues)(watch.watch)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
 reproduce.app.command(name="patchguard", cls=ManyValues)(reproduce_patchguard.patchguard)
+reproduce.app.command(name="defences", cls=ManyValues)(reproduce_defences.defences)
 app.add_typer(reproduce.app, name="reproduce")
 app.add_typer(data.app, name="data")
 

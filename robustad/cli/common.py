@@ -18,6 +18,7 @@ from robustad.errors import InputError
 if TYPE_CHECKING:
     from robustad.data import Dataset
     from robustad.evaluation import Evaluation
+    from robustad.runtime import OnnxDetector
 
 # Standard output carries results; everything said on the way goes to standard error.
 say = Console(stderr=True, highlight=False)
@@ -58,6 +59,10 @@ ATTACK_NAMES = (
 Attacks: TypeAlias = Annotated[
     list[str], typer.Option("--attack", help=f"Attacks to run: {ATTACK_NAMES}")
 ]
+Surrogates: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option("--surrogate", help="Detector file that `transfer` attacks in place; repeatable."),
+]
 Eps: TypeAlias = Annotated[
     str, typer.Option(help="Radius of the attacks as a fraction of the pixel range, e.g. 8/255.")
 ]
@@ -73,6 +78,49 @@ Shard: TypeAlias = Annotated[
     str | None,
     typer.Option(help="I/N: do part I of N alone, e.g. 2/4, and keep it in --store."),
 ]
+Threshold: TypeAlias = Annotated[
+    float | None,
+    typer.Option(help="Reject from this probability on; default: what the file says."),
+]
+Threads: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="Threads of onnxruntime; default: one a core.")
+]
+Provider: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        help="onnxruntime's providers in order of preference: cpu, cuda, tensorrt, openvino, ...; "
+        "default: cuda where it is installed.",
+    ),
+]
+RequireManifest: TypeAlias = Annotated[
+    bool,
+    typer.Option("--require-manifest", help="Refuse a file without its .sha256 beside it."),
+]
+
+
+def load_onnx(
+    path: Path,
+    *,
+    threshold: float | None = None,
+    threads: int | None = None,
+    provider: list[str] | None = None,
+    require_manifest: bool = False,
+) -> OnnxDetector:
+    """Load an exported file as the command line's options say."""
+    from dataclasses import replace
+
+    from robustad import runtime
+
+    model = runtime.load(
+        path,
+        providers=provider,
+        threads=threads,
+        integrity="require" if require_manifest else "auto",
+    )
+    if threshold is not None:
+        model.policy = replace(model.policy, threshold=threshold)
+    return model
 
 
 def load_data(dataset: str, root: Path | None, category: str | None) -> Dataset:

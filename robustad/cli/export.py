@@ -1,15 +1,30 @@
 """`robustad export` and `robustad verify`: the ONNX file, and whether it is right."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from robustad.cli import common
+from robustad.errors import InputError
+
+
+class Kind(StrEnum):
+    """Where Triton runs its instances."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
 
 
 def export(
-    detector: Annotated[Path, typer.Argument(help="Detector file written by `robustad fit`.")],
+    detector: Annotated[
+        Path,
+        typer.Argument(
+            help="Detector file written by `robustad fit`; with --triton also an exported .onnx."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="ONNX file to write.")] = Path("detector.onnx"),
     check: Annotated[
         bool, typer.Option(help="Compare the file with the detector afterwards.")
@@ -17,12 +32,42 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="Folder of images to compare on; default: generated ones.")
     ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(help="Put the file into this NVIDIA Triton model repository too."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the model in the repository; default: the file's.")
+    ] = None,
+    version: Annotated[int, typer.Option(min=1, help="In the repository.")] = 1,
+    max_batch: Annotated[int, typer.Option(min=1, help="Images Triton scores at once.")] = 8,
+    instances: Annotated[int, typer.Option(min=1, help="Copies of the model in Triton.")] = 1,
+    kind: Annotated[Kind, typer.Option(help="Where Triton runs them.")] = Kind.AUTO,
 ) -> None:
     """Export a detector to one ONNX file: calibration inside, dynamic batch, self-describing."""
     from robustad.detectors import load
-    from robustad.export import export_onnx
+    from robustad.export import export_onnx, write_triton
     from robustad.export import verify as compare
 
+    def repository(path: Path) -> None:
+        if triton is None:
+            return
+        folder = write_triton(
+            path,
+            triton,
+            name=name,
+            version=version,
+            max_batch=max_batch,
+            instances=instances,
+            kind=kind.value,
+        )
+        common.say.print(f"wrote {folder}, for tritonserver --model-repository={triton}")
+
+    if detector.suffix == ".onnx":
+        if triton is None:
+            raise InputError(f"{detector}: is exported already; expected --triton, got none")
+        repository(detector)
+        return
     loaded = load(detector)
     export_onnx(loaded, out)
     common.say.print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MB)")
@@ -30,6 +75,7 @@ def export(
         found = compare(loaded, out, images=images)
         found.raise_if_failed()
         common.say.print(f"verified: {found}")
+    repository(out)
 
 
 def verify(

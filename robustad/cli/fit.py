@@ -29,8 +29,8 @@ def fit(
     backbone: Annotated[
         str,
         typer.Option(
-            help="filters (embedded, needs no weights) or a timm model, e.g. "
-            "vit_small_patch14_dinov2.lvd142m (AnomalyDINO's) or resnet18."
+            help="filters (embedded, needs no weights), a timm model, e.g. "
+            "vit_small_patch14_dinov2.lvd142m (AnomalyDINO's) or resnet18, or robustbench/NAME."
         ),
     ] = "vit_small_patch14_dinov2.lvd142m",
     weights: Annotated[
@@ -49,16 +49,42 @@ def fit(
     mask: Annotated[
         bool | None, typer.Option(help="Score only the object in the foreground.")
     ] = None,
+    layers: Annotated[
+        list[int] | None,
+        typer.Option("--layers", help="Of a CNN: feature levels; default those of stride 8, 16."),
+    ] = None,
     neighbours: Annotated[int, typer.Option(min=1, help="Neighbours a distance is over.")] = 1,
+    reduce: Annotated[
+        str, typer.Option(help="mean of the neighbours' distances, or max: the farthest of them.")
+    ] = "mean",
+    prune: Annotated[float, typer.Option(help="Share of the bank to drop as outliers.")] = 0.0,
+    prune_by: Annotated[
+        str, typer.Option(help="distance or density: what makes an outlier.")
+    ] = "distance",
     coreset: Annotated[
         float | None, typer.Option(help="Keep this share of the bank (below 1), or this many.")
     ] = None,
+    banks: Annotated[
+        int, typer.Option(min=1, help="Resampled banks to average over; their spread says doubt.")
+    ] = 1,
+    each_layer: Annotated[
+        bool, typer.Option("--each-layer", help="A bank for each of --layers, averaged.")
+    ] = False,
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            help="Median smoothing: fit on images with noise of this deviation, and score so."
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Noisy copies an image for --smooth.")] = 100,
     device: common.Device = "auto",
     quiet: common.Quiet = False,
 ) -> None:
     """Fit a few-shot detector (AnomalyDINO) on normal images."""
+    from robustad.backbones import create
+    from robustad.certificates import SmoothedDetector
     from robustad.data import shots as take_shots
-    from robustad.detectors import AnomalyDINO
+    from robustad.detectors import AnomalyDINO, BankEnsemble
     from robustad.detectors.anomaly_dino_presets import preprocessing_for
 
     if bool(images) == bool(dataset):
@@ -76,17 +102,33 @@ def fit(
             raise InputError("--preprocessing: is published for data sets; use --rotate and --mask")
         turns, masked = preprocessing_for(dataset, category or "", preprocessing)  # type: ignore[arg-type]
     turns = turns if rotate is None else rotate
-    detector = AnomalyDINO(
-        backbone,
-        weights,
-        image_size=image_size,
-        square=square,
-        rotations=8 if turns else 1,
-        mask=masked if mask is None else mask,
-        k=neighbours,
-        coreset=int(coreset) if coreset is not None and coreset > 1 else coreset,
-    )
-    detector.to(common.parse_device(device)).fit(sources, progress=not quiet)
+    turned = 8 if turns else 1
+    levels = [(one,) for one in layers or ()] if each_layer else [tuple(layers) if layers else None]
+    if not levels:
+        raise InputError("--each-layer: expected --layers with it, got none")
+    views = [
+        AnomalyDINO(
+            create(backbone, weights, layers=level),
+            image_size=image_size,
+            square=square,
+            rotations=turned,
+            mask=masked if mask is None else mask,
+            k=neighbours,
+            coreset=int(coreset) if coreset is not None and coreset > 1 else coreset,
+            reduce=reduce,  # type: ignore[arg-type]
+            prune=prune,
+            prune_by=prune_by,  # type: ignore[arg-type]
+        )
+        for level in levels
+    ]
+    detector: AnomalyDINO | BankEnsemble | SmoothedDetector = views[0]
+    if banks > 1 or len(views) > 1:
+        detector = BankEnsemble(views, banks=banks, seed=seed)
+    if smooth is not None:
+        detector = SmoothedDetector(detector, sigma=smooth, draws=draws, seed=seed)
+    detector.to(common.parse_device(device))
+    detector.fit(sources, progress=not quiet)
     detector.save(out)
-    common.say.print(f"wrote {out}: {detector.bank.shape[0]} patches, backbone {backbone}")
+    patches = sum(view.bank.shape[0] for view in views)
+    common.say.print(f"wrote {out}: {patches} patches, backbone {backbone}")
     common.say.print(f"next: robustad predict {out} IMAGES, or robustad calibrate {out} --help")

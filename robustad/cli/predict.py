@@ -28,6 +28,10 @@ def predict(
     maps: Annotated[
         Path | None, typer.Option(help="Write a heat-map overlay of each image to this folder.")
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Write each image's defect mask there; needs a pixel threshold."),
+    ] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a CSV table.")] = None,
     fail_on: Annotated[
         FailOn,
@@ -61,6 +65,8 @@ def predict(
         records += prediction.to_records()
         if maps is not None:
             _write_overlays(part, files, prediction, maps)
+        if masks is not None:
+            _write_masks(part, files, prediction, masks)
     if csv_file is not None:
         with (
             written_aside(csv_file) as aside,
@@ -72,12 +78,17 @@ def predict(
         common.say.print(f"wrote {csv_file}")
     if maps is not None:
         common.say.print(f"wrote {len(files)} overlays to {maps}")
+    if masks is not None:
+        common.say.print(f"wrote {len(files)} masks to {masks}")
     if json:
         common.print_json(records)
     else:
         Console().print(_table(records))
-        if records[0]["probability"] is None:
-            common.say.print("the detector is not calibrated: see `robustad calibrate --help`")
+        if {record["verdict"] for record in records} == {"uncalibrated"}:
+            common.say.print(
+                "the detector is not calibrated: see `robustad calibrate --help`, or with normal "
+                "images alone `robustad conformal --help`"
+            )
     failing = {FailOn.NEVER: (), FailOn.REJECT: ("reject",), FailOn.DEFER: ("reject", "defer")}
     if any(record["verdict"] in failing[fail_on] for record in records):
         sys.exit(EXIT_REJECTED)
@@ -87,10 +98,11 @@ def _table(records: list[dict[str, Any]]) -> Table:
     table = Table()
     for column, justify in (("image", "left"), ("score", "right"), ("probability", "right")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    table.add_column("entropy", justify="right")
+    for column in ("entropy", "p-value"):
+        table.add_column(column, justify="right")
     table.add_column("verdict")
     for record in records:
-        cells = [record["score"], record["probability"], record["entropy"]]
+        cells = [record[key] for key in ("score", "probability", "entropy", "p_value")]
         shown = ["-" if value is None else f"{value:.3f}" for value in cells]
         table.add_row(record["name"], *shown, record["verdict"])
     return table
@@ -103,11 +115,22 @@ def _write_overlays(part: list[Path], files: list[Path], prediction: Any, folder
     from robustad.images import read_image
     from robustad.overlay import overlay
 
-    stems = [file.stem for file in files]
     for file, anomaly_map in zip(part, prediction.anomaly_map, strict=True):
-        # images of one name from several folders must not overwrite each other
-        name = (
-            file.stem if stems.count(file.stem) == 1 else "_".join(file.with_suffix("").parts[-2:])
-        )
-        with written_aside(folder / f"{name}.png") as aside:
+        with written_aside(folder / _png_name(file, files)) as aside:
             Image.fromarray(overlay(read_image(file), anomaly_map)).save(aside, format="PNG")
+
+
+def _write_masks(part: list[Path], files: list[Path], prediction: Any, folder: Path) -> None:
+    from PIL import Image
+
+    from robustad._files import written_aside
+
+    for file, mask in zip(part, prediction.masks(), strict=True):
+        with written_aside(folder / _png_name(file, files)) as aside:
+            Image.fromarray(mask).save(aside, format="PNG")
+
+
+def _png_name(file: Path, files: list[Path]) -> str:
+    """Name of a picture; images of one name from several folders must not overwrite each other."""
+    alone = sum(other.stem == file.stem for other in files) == 1
+    return f"{file.stem if alone else '_'.join(file.with_suffix('').parts[-2:])}.png"

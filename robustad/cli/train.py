@@ -23,6 +23,9 @@ def train(
         Path, typer.Option(help="Folder for the run; the same one again goes on with it.")
     ] = Path("runs/patchguard"),
     restart: Annotated[bool, typer.Option(help="Begin anew instead of going on.")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder to keep foregrounds in; default: beside the data.")
+    ] = None,
     device: common.Device = "auto",
     quiet: common.Quiet = False,
 ) -> None:
@@ -31,6 +34,9 @@ def train(
     Every field of a preset can be overridden with --set; the run's folder keeps them all in
     config.yaml. Under `torchrun`, processes share the batches.
     """
+    import os
+    import shlex
+
     from robustad.training import train as run
 
     images = common.load_data(dataset, data, category)
@@ -41,11 +47,16 @@ def train(
         overrides=override or (),
         device=common.parse_device(device),
         restart=restart,
+        cache=cache,
         progress=not quiet,
         say=lambda line: common.say.print(line),
     )
-    common.say.print(f"wrote {out / 'detector.safetensors'}; {detector.network.grid} patches")
-    common.say.print(
-        f"next: robustad evaluate {out / 'detector.safetensors'} --dataset {dataset} "
-        "--attack pgd100 pgd100_flip"
-    )
+    if int(os.environ.get("RANK", "0")):  # the first process speaks for all
+        return
+    rows, columns = detector.network.grid
+    file = out / "detector.safetensors"
+    common.say.print(f"wrote {file}; {rows} x {columns} patches")
+    options = {"--dataset": dataset, "--data": data, "--category": category}
+    where = [part for name, value in options.items() if value for part in (name, str(value))]
+    following = ["robustad", "evaluate", str(file), *where, "--attack", "pgd100", "pgd100_flip"]
+    common.say.print(f"next: {shlex.join(following)}", soft_wrap=True)

@@ -2,7 +2,8 @@
 
 from robustad.detectors.anomaly_dino import AnomalyDINO
 from robustad.detectors.base import Detector, PatchScorer
+from robustad.detectors.ensemble import BankEnsemble
 from robustad.detectors.patchguard import PatchGuard
 from robustad.detectors.state import load
 
-__all__ = ["AnomalyDINO", "Detector", "PatchGuard", "PatchScorer", "load"]
+__all__ = ["AnomalyDINO", "BankEnsemble", "Detector", "PatchGuard", "PatchScorer", "load"]

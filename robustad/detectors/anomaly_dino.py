@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from robustad.backbones import DEFAULT, Backbone, BackboneConfig, create
 from robustad.detectors.anomaly_dino_presets import Preprocessing, preprocessing_for
-from robustad.detectors.bank import coreset, rotations
+from robustad.detectors.bank import build_bank, rotations
 from robustad.detectors.base import Detector
 from robustad.detectors.foreground import Unit, foreground_mask
+from robustad.detectors.pruning import Outlyingness
 from robustad.detectors.whitening import Whitening
 from robustad.errors import InputError, NotFittedError
 from robustad.geometry import Geometry
@@ -23,6 +27,9 @@ from robustad.progress import track
 
 if TYPE_CHECKING:
     from robustad.images import Images
+
+# What is made of the distances to the k nearest bank vectors.
+Reduce: TypeAlias = Literal["mean", "max"]
 
 
 class AnomalyDINOConfig(BaseModel):
@@ -42,6 +49,10 @@ class AnomalyDINOConfig(BaseModel):
     top_fraction: int | float
     map_sigma: float
     coreset: int | float | None
+    # Files of earlier versions lack these.
+    reduce: Reduce = "mean"
+    prune: float = Field(default=0.0, ge=0.0, lt=1.0)
+    prune_by: Outlyingness = "distance"
 
 
 class AnomalyDINO(Detector):
@@ -69,13 +80,21 @@ class AnomalyDINO(Detector):
     whiten : bool, optional
         Whiten the features on the bank before comparing them; by default only for `filters`.
     k : int >= 1, default 1
-        Neighbours whose distances are averaged.
+        Neighbours that a patch is compared with.
+    reduce : {"mean", "max"}, default "mean"
+        Whether the patch score is the mean of the k distances, or the largest (the distance to the
+        k-th nearest).
     top_fraction : float or int, default 0.01
         Share (or number) of the largest patch scores whose mean is the image score.
     map_sigma : float, default 4
         Smoothing of the anomaly map in pixels.
     coreset : int, float or None, default None
         Reduce the bank to this many vectors, or this share, by greedy k-centre selection.
+    prune : float in [0, 1), default 0
+        Share of the bank's vectors to drop as outliers, before the coreset is chosen: it would
+        choose them first.
+    prune_by : {"distance", "density"}, default "distance"
+        What makes an outlier; see `robustad.detectors.pruning.inliers`.
 
     Raises
     ------
@@ -102,6 +121,7 @@ class AnomalyDINO(Detector):
     """
 
     method: ClassVar[str] = "anomaly_dino"
+    score_range: ClassVar[tuple[float, float] | None] = (0.0, 2.0)  # of a cosine distance
     bank: Tensor
     centre: Tensor
     whitening: Tensor
@@ -122,6 +142,9 @@ class AnomalyDINO(Detector):
         top_fraction: float | int = 0.01,
         map_sigma: float = 4.0,
         coreset: int | float | None = None,
+        reduce: Reduce = "mean",
+        prune: float = 0.0,
+        prune_by: Outlyingness = "distance",
     ) -> None:
         built = create(backbone, weights) if isinstance(backbone, str) else backbone
         size = image_size - image_size % built.multiple
@@ -160,6 +183,9 @@ class AnomalyDINO(Detector):
                 top_fraction=top_fraction,
                 map_sigma=map_sigma,
                 coreset=coreset,
+                reduce=reduce,
+                prune=prune,
+                prune_by=prune_by,
             )
         except ValidationError as error:
             first = error.errors()[0]
@@ -217,44 +243,62 @@ class AnomalyDINO(Detector):
         Returns
         -------
         AnomalyDINO
-            Itself. An earlier bank, calibrator and policy are dropped: they belong together.
+            Itself. An earlier bank, calibrators, held-out scores and policy are dropped: they
+            belong together.
 
         Raises
         ------
         InputError
             If there is no image, one cannot be read, or the bank has fewer than `k` vectors.
         """
-        features = []
-        for image in track(iter_images(images), "fit", enabled=progress):
-            x = self.stack([self.geometry.apply(image.pixels)])
-            turned = rotations(x, self._config.rotations)
-            features += [
-                self.backbone(turned[start : start + 4]).flatten(0, 1).float()
-                for start in range(0, turned.shape[0], 4)
-            ]
-        if not features:
-            raise InputError("images: expected at least one normal image, got none")
-        bank = torch.cat(features)
-        whitening = Whitening.fit(bank) if self._config.whiten else None
-        if whitening is not None:
-            bank = whitening(bank)
-        bank = pack_bank(bank).unit
-        if self._config.coreset is not None:
-            bank = bank[coreset(bank, self._config.coreset, progress=progress)]
-        if bank.shape[0] < self._config.k:
+        features = [
+            self.reference_features(image.pixels)
+            for image in track(iter_images(images), "fit", enabled=progress)
+        ]
+        self.remember(features, progress=progress)
+        return self
+
+    @torch.no_grad()
+    def reference_features(self, pixels: npt.NDArray[np.float32]) -> Tensor:
+        """Backbone features (R, D) that a normal image (H, W, 3), as it is, adds to the bank."""
+        turned = rotations(self.stack([self.geometry.apply(pixels)]), self._config.rotations)
+        parts = [
+            self.backbone(turned[start : start + 4]).flatten(0, 1).float()
+            for start in range(0, turned.shape[0], 4)
+        ]
+        return torch.cat(parts)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def remember(self, features: Sequence[Tensor], *, progress: bool = False) -> None:
+        """Build the bank of `reference_features`, one tensor an image; see `fit`.
+
+        Raises
+        ------
+        InputError
+            If there is none, or the bank has fewer than `k` vectors.
+        """
+        options = self._config
+        bank, whitening = build_bank(
+            features,
+            whiten=options.whiten,
+            prune=options.prune,
+            prune_by=options.prune_by,
+            coreset_size=options.coreset,
+            progress=progress,
+        )
+        if bank.shape[0] < options.k:
             raise InputError(
                 f"k: expected at most the bank's {bank.shape[0]} vectors, got {self.k}"
             )
         self.bank = bank  # only now: a fit that fails leaves the detector as it was
         if whitening is not None:
             self.centre, self.whitening = whitening.centre, whitening.matrix
-        self.calibrator = None
-        self.policy = type(self.policy)()
-        return self
+        self.forget_calibration()
 
     @property
     def k(self) -> int:
-        """Neighbours whose distances are averaged."""
+        """Neighbours that a patch is compared with."""
         return self._config.k
 
     @property
@@ -273,7 +317,7 @@ class AnomalyDINO(Detector):
         return self._transform(self.backbone(x))
 
     def patch_scores(self, x: Tensor) -> Tensor:
-        """Mean cosine distance to the k nearest bank vectors; see `Detector.patch_scores`.
+        """Cosine distance to the nearest bank vectors; see `Detector.patch_scores`.
 
         Returns
         -------
@@ -285,15 +329,54 @@ class AnomalyDINO(Detector):
         NotFittedError
             If `fit` has not been called.
         """
+        distances, mask = self.neighbour_distances(x)
+        scores = self.reduced(distances)
+        return scores if mask is None else scores * mask
+
+    def neighbour_distances(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Cosine distances to the k nearest bank vectors, and the foreground.
+
+        Parameters
+        ----------
+        x : Tensor, (B, 3, H, W), floating point in [0, 1]
+            Prepared images.
+
+        Returns
+        -------
+        distances : Tensor, (B, N, k), float32 in [0, 2]
+            Ascending; differentiable.
+        mask : Tensor, (B, N), bool, or None
+            The foreground; None unless `mask` is set.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not been called.
+        """
         if self.bank.shape[0] == 0:
             raise NotFittedError("this detector has no memory bank yet: call fit(images) first")
-        tokens = self.backbone(x)
-        features = self._transform(tokens)
+        features, mask = self.compared(x)
+        return self._distances(features), mask
+
+    def token_scores(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """Patch scores (B, N) of images `x` whose backbone features `tokens` are known."""
+        scores = self.reduced(self._distances(self._transform(tokens)))
+        return scores * self.foreground(tokens, x) if self._config.mask else scores
+
+    def _distances(self, features: Tensor) -> Tensor:
+        """Distances (B, N, k), ascending, of features (B, N, D) to the bank."""
         distances, _ = cosine_nn(features.flatten(0, 1), self._packed_bank(), self._config.k)
-        scores = distances.mean(dim=1).reshape(features.shape[:2])
-        if self._config.mask:
-            scores = scores * self.foreground(tokens, x)
-        return scores
+        return distances.reshape(*features.shape[:2], -1)
+
+    def compared(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features (B, N, D) as `patch_features` gives them, and the foreground, in one pass."""
+        tokens = self.backbone(x)
+        mask = self.foreground(tokens, x) if self._config.mask else None
+        return self._transform(tokens), mask
+
+    def reduced(self, distances: Tensor) -> Tensor:
+        """Patch scores (B, N), but for the foreground, of distances (B, N, k), ascending."""
+        return distances.mean(dim=2) if self._config.reduce == "mean" else distances[..., -1]
 
     def _packed_bank(self) -> PackedBank:
         """The bank, packed when it is new, was changed in place or has moved to another device."""
@@ -346,7 +429,7 @@ class AnomalyDINO(Detector):
         name = options.backbone
         weights = None if name.name == "filters" else "random"
         layers = None if name.name == "filters" else name.layers
-        backbone = create(name.name, weights, layers=layers)
+        backbone = create(name.name, weights, layers=layers, normalisation=name.normalisation)
         state = {
             key.removeprefix("backbone."): value
             for key, value in tensors.items()

@@ -1,13 +1,69 @@
 """Building a memory bank: rotated references and greedy coresets."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustad.detectors.pruning import Outlyingness, inliers
+from robustad.detectors.whitening import Whitening
 from robustad.errors import InputError
+from robustad.ops import pack_bank
 from robustad.progress import track
+
+
+def build_bank(
+    features: Sequence[Tensor],
+    *,
+    whiten: bool = False,
+    prune: float = 0.0,
+    prune_by: Outlyingness = "distance",
+    coreset_size: int | float | None = None,
+    progress: bool = False,
+) -> tuple[Tensor, Whitening | None]:
+    """Make a bank of the patch features of normal images.
+
+    Parameters
+    ----------
+    features : sequence of Tensor, (R, D), float32
+        One an image.
+    whiten : bool, default False
+        Fit a whitening on them and apply it.
+    prune : float in [0, 1), default 0
+        Share of outliers to drop before a coreset is chosen; see `robustad.detectors.pruning`.
+    prune_by : {"distance", "density"}, default "distance"
+        What makes a vector an outlier.
+    coreset_size : int, float or None, default None
+        See `coreset`.
+    progress : bool, default False
+        Show a progress bar.
+
+    Returns
+    -------
+    bank : Tensor, (M, D), float32
+        Vectors of unit length.
+    whitening : Whitening or None
+        What was applied.
+
+    Raises
+    ------
+    InputError
+        If there is no image, or the size of the coreset is out of range.
+    """
+    if not features:
+        raise InputError("images: expected at least one normal image, got none")
+    bank = torch.cat(list(features))
+    whitening = Whitening.fit(bank) if whiten else None
+    if whitening is not None:
+        bank = whitening(bank)
+    bank = pack_bank(bank).unit
+    if prune > 0:
+        bank = bank[inliers(bank, drop=prune, by=prune_by)]
+    if coreset_size is not None:
+        bank = bank[coreset(bank, coreset_size, progress=progress)]
+    return bank, whitening
 
 
 def rotations(x: Tensor, count: int) -> Tensor:

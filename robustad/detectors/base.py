@@ -15,13 +15,14 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from robustad._batching import runs
-from robustad.calibration import Calibrator
+from robustad.calibration import ScoreCalibrator
+from robustad.detectors.judgement import Judgement
 from robustad.errors import InputError
 from robustad.geometry import Geometry
 from robustad.images import iter_images
 from robustad.ops import topk_mean
 from robustad.prediction import Prediction
-from robustad.verdict import Policy, binary_entropy
+from robustad.verdict import binary_entropy
 
 if TYPE_CHECKING:
     from robustad.images import Images
@@ -40,7 +41,7 @@ class PatchScorer(Protocol):
         ...
 
 
-class Detector(nn.Module, ABC):
+class Detector(Judgement, nn.Module, ABC):
     """A visual anomaly detector that scores patches.
 
     Parameters
@@ -56,10 +57,8 @@ class Detector(nn.Module, ABC):
 
     Attributes
     ----------
-    calibrator : Calibrator or None
-        Maps image scores to probabilities; None until `calibrate` is called or one is assigned.
-    policy : Policy
-        Maps probabilities to verdicts.
+    calibrator, pixel_calibrator, conformal, pixel_threshold, policy
+        What gives the scores a meaning; see `robustad.detectors.judgement.Judgement`.
 
     Notes
     -----
@@ -70,6 +69,8 @@ class Detector(nn.Module, ABC):
     method: ClassVar[str]
     # Whether a patch score above 0 already says "rather anomalous", as a classifier's logit does.
     scores_are_logits: ClassVar[bool] = False
+    # Ends of the range that scores can have, where there are any; beta calibration needs them.
+    score_range: ClassVar[tuple[float, float] | None] = None
 
     def __init__(
         self,
@@ -92,8 +93,7 @@ class Detector(nn.Module, ABC):
         self.top_fraction = top_fraction
         self.map_sigma = map_sigma
         self.map_radius = map_radius
-        self.calibrator: Calibrator | None = None
-        self.policy = Policy()
+        self.forget_calibration()
 
     @abstractmethod
     def patch_scores(self, x: Tensor) -> Tensor:
@@ -167,6 +167,24 @@ class Detector(nn.Module, ABC):
         maps = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
         return gaussian_blur(maps, self.map_sigma, self.map_radius).squeeze(1)
 
+    def probability_map(self, anomaly_map: Tensor) -> Tensor:
+        """Probability of each pixel to be anomalous.
+
+        Parameters
+        ----------
+        anomaly_map : Tensor, (B, H, W), floating point
+            As of `anomaly_map`.
+
+        Returns
+        -------
+        Tensor, (B, H, W), in [0, 1]
+            Differentiable; NaN without a pixel calibrator.
+        """
+        pixel = self.pixel_calibrator
+        if pixel is None:
+            return torch.full_like(anomaly_map, float("nan"))
+        return torch.sigmoid(pixel.slope * anomaly_map + pixel.intercept)
+
     def prepare(self, images: Images) -> Tensor:
         """Decode, resize and crop images into one batch.
 
@@ -238,22 +256,30 @@ class Detector(nn.Module, ABC):
         if not names:
             raise InputError("images: expected at least one image, got none")
         score = np.asarray(scores, np.float32)
-        probability = self.probability(score)
+        known = self.evidence(score)
+        pixel = self.pixel_calibrator
         return Prediction(
             names=names,
             score=score,
-            probability=probability,
-            entropy=binary_entropy(probability),
-            verdict=self.policy.decide(probability),
+            probability=known.probability,
+            entropy=binary_entropy(known.probability),
+            p_value=known.p_value,
+            verdict=self.policy.decide(known),
             patch_scores=grids,
             anomaly_map=maps,
+            pixel_threshold=None if self.pixel_threshold is None else self.pixel_threshold.value,
+            probability_map=None if pixel is None else [pixel.predict_proba(one) for one in maps],
+            probability_interval=self._interval(score),
         )
 
-    def probability(self, score: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Calibrated probability of an anomaly for image scores (B,); NaN if not calibrated."""
-        if self.calibrator is None:
-            return np.full(np.shape(score), np.nan)
-        return self.calibrator.predict_proba(np.asarray(score, np.float64))
+    def _interval(
+        self, score: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+        """Interval of the probability, where the calibrator has a band."""
+        calibrator = self.calibrator
+        if not isinstance(calibrator, ScoreCalibrator) or calibrator.band is None:
+            return None
+        return calibrator.predict_interval(np.asarray(score, np.float64))
 
     def save(self, path: str | Path) -> None:
         """Save everything needed to predict again to one safetensors file; never pickled.

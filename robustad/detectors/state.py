@@ -9,7 +9,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from robustad._files import written_aside
-from robustad.calibration import calibrator_from_dict
+from robustad.calibration import PixelPlatt, calibrator_from_dict
+from robustad.conformal.risk import RiskThreshold
+from robustad.conformal.scores import ConformalScores
 from robustad.detectors.base import Detector
 from robustad.errors import InputError, StateError, WeightsError
 from robustad.verdict import Policy
@@ -17,18 +19,11 @@ from robustad.verdict import Policy
 # Where each method's class is found; imported only when such a file is loaded.
 METHODS = {
     "anomaly_dino": ("robustad.detectors.anomaly_dino", "AnomalyDINO"),
+    "bank_ensemble": ("robustad.detectors.ensemble", "BankEnsemble"),
     "patchguard": ("robustad.detectors.patchguard", "PatchGuard"),
+    "smoothed": ("robustad.certificates.smoothed", "SmoothedDetector"),
 }
 HEADER = "robustad"
-
-
-class PolicyState(BaseModel):
-    """A saved `robustad.verdict.Policy`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    threshold: float
-    entropy_threshold: float | None
 
 
 class DetectorState(BaseModel):
@@ -44,8 +39,15 @@ class DetectorState(BaseModel):
         Checked by the detector's own model.
     calibration : dict or None
         A calibrator's `to_dict`.
-    policy : PolicyState
-        How probabilities become verdicts.
+    policy : dict
+        A policy's `to_dict`: how evidence becomes verdicts.
+    pixel_calibration : dict or None
+        A `PixelPlatt`'s `to_dict`.
+    conformal : dict or None
+        Held-out scores, `ConformalScores.to_dict`. Left out of the file where there are none, so
+        that older versions can read it.
+    pixel_threshold : dict or None
+        `RiskThreshold.to_dict`; left out likewise.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -54,23 +56,31 @@ class DetectorState(BaseModel):
     method: str
     config: dict[str, Any]
     calibration: dict[str, Any] | None
-    policy: PolicyState
+    policy: dict[str, float | None]
+    conformal: dict[str, Any] | None = None
+    pixel_threshold: dict[str, Any] | None = None
+    pixel_calibration: dict[str, Any] | None = None
 
 
 def save(detector: Detector, path: str | Path) -> None:
     """Save a detector; see `Detector.save`."""
+    pixel = detector.pixel_calibrator
     state = DetectorState(
         method=detector.method,
         config=detector.config().model_dump(mode="json"),
         calibration=None if detector.calibrator is None else detector.calibrator.to_dict(),
-        policy=PolicyState(
-            threshold=detector.policy.threshold,
-            entropy_threshold=detector.policy.entropy_threshold,
-        ),
+        policy=detector.policy.to_dict(),
+        conformal=None if detector.conformal is None else detector.conformal.to_dict(),
+        pixel_threshold=None
+        if detector.pixel_threshold is None
+        else detector.pixel_threshold.to_dict(),
+        pixel_calibration=None if pixel is None else pixel.to_dict(),
     )
+    optional = ("conformal", "pixel_threshold", "pixel_calibration")
+    unset = {name for name in optional if getattr(state, name) is None}
     tensors = {name: t.detach().cpu().contiguous() for name, t in detector.saved_tensors().items()}
     with written_aside(path) as aside:
-        save_file(tensors, aside, metadata={HEADER: state.model_dump_json()})
+        save_file(tensors, aside, metadata={HEADER: state.model_dump_json(exclude=unset)})
 
 
 def load(path: str | Path) -> Detector:
@@ -118,9 +128,15 @@ def load(path: str | Path) -> Detector:
     kind: type[Detector] = getattr(import_module(module), name)
     try:
         detector = kind.from_config(state.config, tensors)
-        detector.policy = Policy(**state.policy.model_dump())
+        detector.policy = Policy.from_dict(state.policy)
         if state.calibration is not None:
             detector.calibrator = calibrator_from_dict(state.calibration)
+        if state.conformal is not None:
+            detector.conformal = ConformalScores.from_dict(state.conformal)
+        if state.pixel_threshold is not None:
+            detector.pixel_threshold = RiskThreshold.from_dict(state.pixel_threshold)
+        if state.pixel_calibration is not None:
+            detector.pixel_calibrator = PixelPlatt.from_dict(state.pixel_calibration)
     except (ValidationError, KeyError, InputError, StateError, WeightsError) as error:
         raise StateError(f"{path}: damaged or of another version: {_reason(error)}") from error
     return detector.eval()

@@ -1,12 +1,15 @@
 """Evaluation: a detector on labelled images, clean and under attack."""
 
+from robustad.evaluation.coverage import Coverage, coverage
 from robustad.evaluation.curves import Curve, Point, eps_curves, steps_curves
 from robustad.evaluation.examples import Example, collect_examples
 from robustad.evaluation.result import (
     CalibrationReport,
     Check,
     Condition,
+    ConformalReport,
     Evaluation,
+    FlagResult,
     Measures,
     Metrics,
 )
@@ -19,13 +22,17 @@ __all__ = [
     "CalibrationReport",
     "Check",
     "Condition",
+    "ConformalReport",
+    "Coverage",
     "Curve",
     "Evaluation",
     "Example",
+    "FlagResult",
     "Measures",
     "Metrics",
     "Point",
     "collect_examples",
+    "coverage",
     "eps_curves",
     "evaluate",
     "evaluate_shard",

@@ -15,11 +15,12 @@ from robustad.attacks import LinearProbe
 from robustad.attacks.probe import FeatureScorer
 from robustad.calibration import Calibrator, RawScore
 from robustad.calibration.fit import fitted
+from robustad.conformal.scores import ConformalScores
 from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.evaluation.batches import Batch
 from robustad.evaluation.hashes import probe_hash
-from robustad.evaluation.result import CalibrationReport, Condition, Measures
+from robustad.evaluation.result import CalibrationReport, Condition, ConformalReport, Measures
 from robustad.metrics import brier, ece_positive, ece_top_label, nll
 from robustad.verdict import Policy
 
@@ -46,6 +47,8 @@ class Fixed:
         distances; None without held-out images, and where scores are logits.
     names : list of str
         The held-out images.
+    conformal : ConformalScores or None
+        Scores of the held-out normal images, or the detector's own.
     """
 
     calibrator: Calibrator | None
@@ -54,6 +57,12 @@ class Fixed:
     threshold: float | None = None
     scale: tuple[float, float] | None = None
     names: tuple[str, ...] = ()
+    conformal: ConformalScores | None = None
+
+    @property
+    def typical(self) -> float | None:
+        """Score that normal images have: the median of the held-out ones."""
+        return None if self.conformal is None else float(np.median(self.conformal.normal))
 
     def parts(self) -> dict[str, Any]:
         """What of this can change an adversarial image, for JSON."""
@@ -70,7 +79,8 @@ def own(detector: Detector) -> Fixed:
     return Fixed(
         calibrator=detector.calibrator,
         policy=detector.policy,
-        threshold=score_threshold(detector.calibrator, detector.policy),
+        threshold=verdict_threshold(detector.calibrator, detector.policy, detector.conformal),
+        conformal=detector.conformal,
     )
 
 
@@ -100,6 +110,23 @@ def learned(
             [part[batch.label == 0] for part, batch in zip(patches, held_out, strict=True)]
         ),
         names=tuple(names),
+        conformal=_conformal(scores[labels == 0].cpu().numpy()),
+    )
+
+
+def _conformal(normal: npt.NDArray[np.float32]) -> ConformalScores | None:
+    """Held-out scores; None of scores that tell no image from another."""
+    return ConformalScores(normal) if len(set(normal.tolist())) > 1 else None
+
+
+def conformal_report(fixed: Fixed) -> ConformalReport | None:
+    """What p-values rest on; None without held-out scores."""
+    if fixed.conformal is None:
+        return None
+    return ConformalReport(
+        scores=fixed.conformal.to_dict(),
+        names=[*fixed.names],
+        guarantee=fixed.conformal.guarantee,
     )
 
 
@@ -108,6 +135,17 @@ def score_threshold(calibrator: Calibrator | None, policy: Policy) -> float | No
     if calibrator is None or getattr(calibrator, "inverted", False):
         return None
     value = float(getattr(calibrator, "score_at", lambda p: p)(policy.threshold))
+    return value if np.isfinite(value) else None
+
+
+def verdict_threshold(
+    calibrator: Calibrator | None, policy: Policy, conformal: ConformalScores | None
+) -> float | None:
+    """Image score at which a rule's verdict changes: the probability's, else the p-value's."""
+    found = score_threshold(calibrator, policy)
+    if found is not None or conformal is None or policy.p_value_threshold is None:
+        return found
+    value = conformal.score_at(policy.p_value_threshold)
     return value if np.isfinite(value) else None
 
 

@@ -59,6 +59,31 @@ class Metrics(_Model):
     aupro: float | None = None
 
 
+class FlagResult(_Model):
+    """How often a flag was raised in one condition, and how well it tells that from clean.
+
+    Attributes
+    ----------
+    rate, rate_normal, rate_anomalous : float or None
+        Share of all, of the normal and of the anomalous images that are flagged; None where no
+        threshold is set.
+    auroc, auroc_normal, auroc_anomalous : float or None
+        As a detector of all these images, of the normal or the anomalous ones alone, against all
+        clean images; None in the clean pass.
+    false_alarm, detection : list of float
+        The ROC curve, as `robustad.metrics.flag_curve`; empty in the clean pass.
+    """
+
+    rate: float | None = None
+    rate_normal: float | None = None
+    rate_anomalous: float | None = None
+    auroc: float | None = None
+    auroc_normal: float | None = None
+    auroc_anomalous: float | None = None
+    false_alarm: list[float] = []
+    detection: list[float] = []
+
+
 class Condition(_Model):
     """One pass over the evaluation images: clean, under one attack, or the worst over all.
 
@@ -85,6 +110,11 @@ class Condition(_Model):
         Mean entropy of the raw score taken as a probability, as the study's uncalibrated columns.
     flag_auroc, flag_rate : float or None
         How well entropy tells this condition from clean; share of images above the entropy flag.
+    p_value : list of float or None
+        Conformal p-values, where normal images were held out.
+    attack_flags : dict of str to FlagResult
+        "entropy" (with a calibrator) and "too_normal" (with held-out scores), see
+        `robustad.evaluation.flags`.
     distance : float
         Largest distance to the clean images, in the attack's norm.
     forward, backward : list of int or None
@@ -107,6 +137,8 @@ class Condition(_Model):
     raw_entropy_mean: float | None = None
     flag_auroc: float | None = None
     flag_rate: float | None = None
+    p_value: list[float] | None = None
+    attack_flags: dict[str, FlagResult] = {}
     distance: float = 0.0
     forward: list[int] | None = None
     backward: list[int] | None = None
@@ -169,6 +201,24 @@ class CalibrationReport(_Model):
     after: Measures
 
 
+class ConformalReport(_Model):
+    """What the p-values rest on.
+
+    Attributes
+    ----------
+    scores : dict
+        `robustad.conformal.ConformalScores.to_dict`.
+    names : list of str
+        The held-out images, normal and anomalous; empty where the detector came with its scores.
+    guarantee : str
+        What the p-values promise.
+    """
+
+    scores: dict[str, Any]
+    names: list[str]
+    guarantee: str
+
+
 class Evaluation(_Model):
     """The result of `robustad.evaluate`.
 
@@ -196,6 +246,8 @@ class Evaluation(_Model):
         SHA-256 of the `detector` and of the evaluated `data`.
     calibration : CalibrationReport or None
         None where no calibrator was given or fitted.
+    conformal : ConformalReport or None
+        None where no normal image was held out.
     settings : dict
         What else determines the result: attacks, seeds, versions.
     """
@@ -210,6 +262,7 @@ class Evaluation(_Model):
     eps: float
     conditions: dict[str, Condition]
     calibration: CalibrationReport | None = None
+    conformal: ConformalReport | None = None
     epsilons: list[float] = []
     checks: list[Check] = []
     hashes: dict[str, str] = {}

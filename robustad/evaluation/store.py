@@ -24,6 +24,7 @@ ARRAYS = (
     "worst_score",
     "patch_scores",
     "pixel_patch_scores",
+    "order_patch_scores",
     "distance",
     "forward",
     "backward",
@@ -38,9 +39,9 @@ class Outcome:
     ----------
     score, worst_score : array, (B,)
         Image scores of the images returned, and the worst seen inside the ball.
-    patch_scores, pixel_patch_scores : array, (B, N)
-        Of the images returned, and of those with the smallest margin between squashed scores of
-        anomalous and normal patches (`robustad.evaluation.worst.pair_margin`).
+    patch_scores, pixel_patch_scores, order_patch_scores : array, (B, N)
+        Of the images returned, and of those with the smallest margin between anomalous and normal
+        patches, of scores and of squashed logits (`robustad.evaluation.worst`).
     distance : array, (B,)
         To the clean images, in the attack's norm.
     forward, backward : array, (B,), int64
@@ -55,6 +56,7 @@ class Outcome:
     worst_score: npt.NDArray[Any]
     patch_scores: npt.NDArray[Any]
     pixel_patch_scores: npt.NDArray[Any]
+    order_patch_scores: npt.NDArray[Any]
     distance: npt.NDArray[Any]
     forward: npt.NDArray[np.int64]
     backward: npt.NDArray[np.int64]
@@ -74,8 +76,8 @@ def unit_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Store:
-    """A folder of outcomes.
+class Units:
+    """A folder of finished work, a safetensors file each, named after what it was made from.
 
     Parameters
     ----------
@@ -86,8 +88,46 @@ class Store:
     Notes
     -----
     A file is found by the hash of what it was made from (detector, images, attack, radius, seeds,
-    thresholds, version), so a store never has to be told that something changed: other work has
+    thresholds, version), so a folder never has to be told that something changed: other work has
     other names. Nothing is removed; delete the folder to be rid of it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"store: expected a folder, got the file {self.folder}")
+
+    def path(self, key: str) -> Path:
+        """Where a unit lies or would lie."""
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def read(self, key: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]] | None:
+        """Arrays and header of a unit; None where there is none, or the file is damaged."""
+        path = self.path(key)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="np") as file:
+                header = json.loads((file.metadata() or {}).get(HEADER, "null"))
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError):
+            return None
+        return (arrays, header) if isinstance(header, dict) else None
+
+    def write(
+        self, key: str, arrays: Mapping[str, npt.NDArray[Any]], header: Mapping[str, Any]
+    ) -> None:
+        """Write a unit, whole or not at all; its header is for people to read."""
+        flat = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        with written_aside(self.path(key)) as aside:
+            save_file(flat, aside, metadata={HEADER: json.dumps(header)})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.folder.glob("??/*.safetensors"))
+
+
+class Store(Units):
+    """A folder of outcomes; see `Units`.
 
     Examples
     --------
@@ -97,26 +137,16 @@ class Store:
     True
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"store: expected a folder, got the file {self.folder}")
-
-    def path(self, key: str) -> Path:
-        """Where an outcome lies or would lie."""
-        return self.folder / key[:2] / f"{key}.safetensors"
-
     def get(self, key: str) -> Outcome | None:
         """Read an outcome; None where there is none, or the file is damaged and must be redone."""
-        path = self.path(key)
-        if not path.is_file():
+        found = self.read(key)
+        if found is None:
             return None
+        arrays, header = found
         try:
-            with safe_open(path, framework="np") as file:
-                header = json.loads((file.metadata() or {}).get(HEADER, "null"))
-                arrays = {name: file.get_tensor(name) for name in ARRAYS}
-            return Outcome(**arrays, flags=tuple(header["flags"]), seconds=header["seconds"])
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            kept = {name: arrays[name] for name in ARRAYS}
+            return Outcome(**kept, flags=tuple(header["flags"]), seconds=header["seconds"])
+        except (KeyError, TypeError):
             return None
 
     def put(self, key: str, outcome: Outcome, parts: Mapping[str, Any]) -> None:
@@ -131,13 +161,9 @@ class Store:
         parts : mapping
             What it was made from; kept in the file's header for people to read.
         """
-        arrays = {name: np.ascontiguousarray(getattr(outcome, name)) for name in ARRAYS}
+        arrays = {name: getattr(outcome, name) for name in ARRAYS}
         header = {"flags": outcome.flags, "seconds": outcome.seconds, "made_from": parts}
-        with written_aside(self.path(key)) as aside:
-            save_file(arrays, aside, metadata={HEADER: json.dumps(header)})
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self.folder.glob("??/*.safetensors"))
+        self.write(key, arrays, header)
 
 
 def merge_stores(into: str | Path, *others: str | Path) -> int:
@@ -160,13 +186,13 @@ def merge_stores(into: str | Path, *others: str | Path) -> int:
     InputError
         If one of the others is no folder.
     """
-    target, copied = Store(into), 0
+    target, copied = Units(into), 0
     for other in others:
-        source = Store(other)
+        source = Units(other)
         if not source.folder.is_dir():
             raise InputError(f"store: expected a folder to merge from, got {other}")
         for path in sorted(source.folder.glob("??/*.safetensors")):
-            if target.get(path.stem) is None and source.get(path.stem) is not None:
+            if target.read(path.stem) is None and source.read(path.stem) is not None:
                 with written_aside(target.path(path.stem)) as aside:
                     shutil.copyfile(path, aside)
                 copied += 1

@@ -53,6 +53,7 @@ class Target(Detector):
         self._config = config
         self._counts: dict[tuple[int, int], int] = {}
         self.calibrator = getattr(scorer, "calibrator", None)
+        self.conformal = getattr(scorer, "conformal", None)
         self.policy = getattr(scorer, "policy", None) or self.policy
         self.eval()
 
@@ -133,13 +134,20 @@ def load_target(model: Any, *, image_size: int = 224) -> Detector:
         assert isinstance(scorer, OnnxScorer)
         config = TargetConfig(name=path.name, sha256=_sha256(path))
         return Target(scorer, scorer.detector.geometry, config)
-    function = _imported(text) if text else model
+    function = imported(text) if text else model
     name = text or getattr(function, "__name__", type(function).__name__)
     geometry = Geometry(size=image_size, multiple=1, square=True)
     return Target(as_scorer(function), geometry, TargetConfig(name=name))
 
 
-def _imported(text: str) -> Any:
+def imported(text: str) -> Any:
+    """Import `module:callable`, with the working directory on the path.
+
+    Raises
+    ------
+    InputError
+        If there is no such module or name, or it is not callable.
+    """
     module, colon, name = text.partition(":")
     if not colon or not module or not name:
         raise InputError(

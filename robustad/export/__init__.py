@@ -3,6 +3,14 @@
 from robustad.export.metadata import ArtefactMetadata
 from robustad.export.onnx import export_onnx
 from robustad.export.translations import translation_table
+from robustad.export.triton import write_triton
 from robustad.export.verification import Verification, verify
 
-__all__ = ["ArtefactMetadata", "Verification", "export_onnx", "translation_table", "verify"]
+__all__ = [
+    "ArtefactMetadata",
+    "Verification",
+    "export_onnx",
+    "translation_table",
+    "verify",
+    "write_triton",
+]

@@ -1,5 +1,7 @@
 """AnomalyDINO's patch scores in operations that ONNX knows."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ class AnomalyDINOGraph(nn.Module):
     ----------
     detector : AnomalyDINO
         Fitted.
+    banks : sequence of Tensor, (m, D), float32, optional
+        Of unit length, in place of the detector's own.
 
     Raises
     ------
@@ -27,7 +31,7 @@ class AnomalyDINOGraph(nn.Module):
         If the detector has no bank.
     """
 
-    def __init__(self, detector: AnomalyDINO) -> None:
+    def __init__(self, detector: AnomalyDINO, banks: Sequence[Tensor] | None = None) -> None:
         super().__init__()
         if detector.bank.shape[0] == 0:
             raise NotFittedError(
@@ -36,7 +40,8 @@ class AnomalyDINOGraph(nn.Module):
         # A tuple hides the detector from torch: its bank would be exported a second time.
         self._detector = (detector,)
         self.backbone = detector.backbone
-        self.neighbours = ChunkedNeighbours(detector.bank, detector.k)
+        banks = [detector.bank] if banks is None else banks
+        self.neighbours = nn.ModuleList(ChunkedNeighbours(bank, detector.k) for bank in banks)
         self.whiten = detector.config().whiten
         if self.whiten:
             self.register_buffer("centre", detector.centre)
@@ -44,16 +49,21 @@ class AnomalyDINOGraph(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Patch scores (B, N) of images (B, 3, H, W)."""
+        return self.members(image)[0]
+
+    def members(self, image: Tensor) -> list[Tensor]:
+        """Patch scores (B, N) by each of the banks."""
         detector = self._detector[0]
         # Not backbone(image): its check of the size is for users, the runtime does it.
         tokens = self.backbone.features(image)
         features = tokens
         if self.whiten:
             features = Whitening(self.get_buffer("centre"), self.get_buffer("whitening"))(tokens)
-        scores: Tensor = self.neighbours(features).mean(dim=2)
+        found = [detector.reduced(neighbours(features)) for neighbours in self.neighbours]
         if detector.mask:
-            scores = scores * detector.foreground(tokens, image)
-        return scores
+            mask = detector.foreground(tokens, image)
+            found = [scores * mask for scores in found]
+        return found
 
 
 class ChunkedNeighbours(nn.Module):

@@ -1,4 +1,4 @@
-"""What is exported: from prepared images to score, probability, entropy, patches and map."""
+"""What is exported: from prepared images to score, probability, p-value, patches and map."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from torch import Tensor, nn
 
 from robustad.detectors import Detector
 from robustad.errors import InputError
+from robustad.export.conformal import held_out_scores, p_value
 from robustad.ops.reference.topk_mean import resolve_k, topk_mean_torch
 
 # Methods whose patch scores are written otherwise for export, and where: a module class that is
 # built from the detector and maps images to patch scores. All others are traced as they are.
-PATCH_GRAPHS = {"anomaly_dino": ("robustad.export.anomaly_dino", "AnomalyDINOGraph")}
+PATCH_GRAPHS = {
+    "anomaly_dino": ("robustad.export.anomaly_dino", "AnomalyDINOGraph"),
+    "bank_ensemble": ("robustad.export.bank_ensemble", "BankEnsembleGraph"),
+    "smoothed": ("robustad.export.smoothed", "refuse"),
+}
 # Patches an image, up to which the fraction of the top-k mean is checked.
 MAX_PATCHES = 2**20
 
@@ -44,15 +49,18 @@ class DetectorGraph(nn.Module):
         self._detector = (detector,)
         self.patches = patch_graph(detector)
         self.slope, self.intercept = calibration_constants(detector)
+        self.held_out = held_out_scores(detector)
         self._raw = getattr(detector.calibrator, "method", None) == "raw"
         self._aggregate: Callable[[Tensor], Tensor] = detector.aggregate
         if type(detector).aggregate is Detector.aggregate:
             self._aggregate = TopMean(detector.top_fraction)
 
     def forward(
-        self, image: Tensor, slope: Tensor, intercept: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        self, image: Tensor, slope: Tensor, intercept: Tensor, held_out: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """All outputs of images (B, 3, H, W) under a calibration given by two scalars.
+
+        The p-values are those among the scores `held_out` (n,).
 
         Returns
         -------
@@ -64,6 +72,8 @@ class DetectorGraph(nn.Module):
             Row by row.
         anomaly_map : Tensor, (B, H, W)
             Smoothed.
+        p_value : Tensor, (B,)
+            NaN without held-out scores.
         """
         patch_scores = self.patches(image)
         score = self._aggregate(patch_scores)
@@ -84,6 +94,7 @@ class DetectorGraph(nn.Module):
             entropy,
             patch_scores,
             self._detector[0].anomaly_map(patch_scores, size),
+            p_value(score, held_out),
         )
 
 

@@ -67,6 +67,35 @@ class PolicyRecord(_Record):
 
     threshold: float = Field(description="Reject from this probability on.")
     entropy_threshold: float | None = Field(description="Defer above this entropy in nats.")
+    p_value_threshold: float | None = Field(
+        default=None, description="Reject up to this p-value; null for no such rule."
+    )
+    p_value_defer: float | None = Field(default=None, description="Defer up to this p-value.")
+    anomaly_threshold: float | None = Field(
+        default=None, description="Accept only up to this p-value as an anomaly."
+    )
+    suspicion_threshold: float | None = Field(
+        default=None, description="Defer up to this p-value of a score as low."
+    )
+
+
+class ConformalRecord(_Record):
+    """Scores that p-values are counted among; see `robustad.conformal.ConformalScores`."""
+
+    method: Literal["split", "leave_one_out", "cross"]
+    monotone: bool = Field(description="More images to fit on never raise a score.")
+    normal: list[float] = Field(description="Of held-out normal images, ascending float32.")
+    anomalous: list[float] | None = Field(description="Of held-out anomalies, if there are any.")
+
+
+class PixelRecord(_Record):
+    """From which map value on a pixel is marked; see `robustad.conformal.RiskThreshold`."""
+
+    value: float | Literal["inf", "-inf"]
+    loss: str
+    alpha: float = Field(description="Bound of the expected loss.")
+    n: int = Field(description="Held-out images.")
+    risk: float = Field(description="Their mean loss.")
 
 
 class GoldenRecord(_Record):
@@ -96,7 +125,11 @@ class EvaluationRecord(BaseModel):
 class ArtefactMetadata(_Record):
     """The JSON document under the key `robustad` of an exported file's metadata."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = Field(
+        default=1,
+        description="2 where verdicts rest on more than probability and entropy: a runtime that "
+        "knows version 1 alone would get them wrong.",
+    )
     method: str = Field(description="Kind of detector, for instance anomaly_dino.")
     config: dict[str, JsonValue] = Field(description="The detector's options.")
     backbone: BackboneRecord | None
@@ -114,6 +147,10 @@ class ArtefactMetadata(_Record):
         description="The calibrator; null means that probability and entropy are NaN."
     )
     policy: PolicyRecord
+    conformal: ConformalRecord | None = Field(
+        default=None, description="Null means that p-values are NaN."
+    )
+    pixel_threshold: PixelRecord | None = None
     evaluation: EvaluationRecord
     golden: GoldenRecord
     versions: dict[str, str] = Field(description="Of the libraries that wrote the file.")
@@ -143,9 +180,12 @@ def describe(
         If `evaluation` cannot be stored as JSON.
     """
     height, width = size
-    policy = detector.policy
+    policy = PolicyRecord.model_validate(detector.policy.to_dict())
     geometry = detector.geometry
+    conformal, pixel = detector.conformal, detector.pixel_threshold
+    plain = conformal is None and pixel is None and len(detector.policy.to_dict()) == 2
     return ArtefactMetadata(
+        schema_version=1 if plain else 2,
         method=detector.method,
         config=detector.config().model_dump(mode="json"),
         backbone=_backbone(detector),
@@ -158,7 +198,11 @@ def describe(
         top_fraction=detector.top_fraction,
         map_sigma=detector.map_sigma,
         calibration=None if detector.calibrator is None else detector.calibrator.to_dict(),
-        policy=PolicyRecord(threshold=policy.threshold, entropy_threshold=policy.entropy_threshold),
+        policy=policy,
+        conformal=None
+        if conformal is None
+        else ConformalRecord.model_validate(conformal.to_dict()),
+        pixel_threshold=None if pixel is None else PixelRecord.model_validate(pixel.to_dict()),
         evaluation=_evaluation(evaluation),
         golden=_golden(detector, height, width),
         versions=_versions(),

@@ -13,6 +13,7 @@ from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.geometry import Geometry
 from robustad.runtime._metadata import KEY
+from robustad.runtime.integrity import manifest_file, manifest_text
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -32,6 +33,8 @@ def export_onnx(
     evaluation: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a detector to one ONNX file, from prepared image to probability and map.
+
+    A SHA-256 manifest, `model.onnx.sha256`, is written beside it; the runtime checks it at load.
 
     Parameters
     ----------
@@ -71,10 +74,12 @@ def export_onnx(
     -----
     Input `image` (B, 3, H, W), float32 RGB in [0, 1], resized and cropped. Outputs, all float32:
     `score` (B,), `probability` (B,), `entropy` (B,) in nats, `patch_scores` (B, N),
-    `anomaly_map` (B, H, W). Probability and entropy are NaN without a calibration. The scalars
-    `calibration_slope` and `calibration_intercept` are initialisers that a caller may override;
-    if the calibrator takes the raw score for the probability, they are NaN. The bank is compared
-    in chunks, and the foreground mask is computed in the graph, not stored.
+    `anomaly_map` (B, H, W), `p_value` (B,). Probability and entropy are NaN without a calibration,
+    p-values without held-out scores. The scalars `calibration_slope` and `calibration_intercept`
+    and the scores `conformal_scores` (n,) are initialisers that a caller may override, the latter
+    by any number of scores; if the calibrator takes the raw score for the probability, the scalars
+    are NaN. The bank is compared in chunks, and the foreground mask is computed in the graph, not
+    stored.
 
     Call `verify` on the file before using it.
     """
@@ -147,7 +152,11 @@ def _replaced(path: Path) -> Iterator[Path]:
         yield aside
         data, old_data = data_file(aside), data_file(path)
         has_data, replaces = data.exists(), path.exists()
-        # The data first: once the model is there, it is whole.
+        manifest = manifest_file(aside)
+        manifest.write_text(manifest_text([aside, data] if has_data else [aside]), "utf-8")
+        # The manifest first: whoever loads a half-replaced pair is told. Then the data: once the
+        # model is there, it is whole.
+        manifest.replace(manifest_file(path))
         if has_data:
             data.replace(old_data)
         aside.replace(path)

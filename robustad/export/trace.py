@@ -19,7 +19,7 @@ from robustad.errors import InputError
 from robustad.export.graph import DetectorGraph
 from robustad.export.translations import translation_table
 from robustad.geometry import Geometry
-from robustad.runtime._metadata import CALIBRATION, INPUT, OUTPUTS
+from robustad.runtime._metadata import CALIBRATION, CONFORMAL, INPUT, OUTPUTS
 
 # Units (of `multiple` pixels) an edge may have. Tracing treats sizes 0 and 1 as special.
 MIN_UNITS, MAX_UNITS = 2, 4096
@@ -47,7 +47,8 @@ def trace(
     Returns
     -------
     model : onnx_ir.Model
-        Its inputs `calibration_slope` and `calibration_intercept` have defaults.
+        Its inputs `calibration_slope`, `calibration_intercept` and `conformal_scores` have
+        defaults.
     dynamic : bool
         Whether height and width stayed free.
 
@@ -104,8 +105,8 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
     axes = {0: torch.export.Dim("batch", min=1), **size.axes}
     generator = torch.Generator().manual_seed(0)
     example = torch.rand(2, 3, size.height, size.width, generator=generator)
-    arguments = (example, torch.tensor(1.0), torch.tensor(0.0))
-    shapes = (axes, None, None)
+    arguments = (example, torch.tensor(1.0), torch.tensor(0.0), torch.zeros(3))
+    shapes = (axes, None, None, {0: torch.export.Dim("normals", min=1)})
     exported = torch.export.export(graph, arguments, dynamic_shapes=shapes, strict=False)
     if size.axes:
         _check_free(exported, arguments, size.usual)
@@ -114,7 +115,7 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
         dynamo=True,
         verbose=False,
         opset_version=opset,
-        input_names=[INPUT, *CALIBRATION],
+        input_names=[INPUT, *CALIBRATION, CONFORMAL],
         output_names=list(OUTPUTS),
         dynamic_shapes=shapes,
         custom_translation_table=translation_table(),
@@ -123,7 +124,8 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model
     _forget_sources(model)
-    defaults = dict(zip(CALIBRATION, (graph.slope, graph.intercept), strict=True))
+    defaults: dict[str, Any] = dict(zip(CALIBRATION, (graph.slope, graph.intercept), strict=True))
+    defaults[CONFORMAL] = graph.held_out
     for value in model.graph.inputs:
         if value.name in defaults:
             # An initialiser that is an input as well is a default, which callers may override.

@@ -18,7 +18,6 @@ from robustad.export.metadata import describe
 from robustad.export.trace import evaluation_mode
 from robustad.geometry import resize_bicubic
 from robustad.runtime import OnnxDetector, load
-from robustad.runtime._metadata import OUTPUTS
 from robustad.runtime.batches import batches, stack
 from robustad.verdict import binary_entropy
 
@@ -38,9 +37,13 @@ DESCRIBED = (
     "map_sigma",
     "calibration",
     "policy",
+    "conformal",
+    "pixel_threshold",
 )
 # The steepest slope of a sigmoid, and about that of the entropy of one, is a quarter.
 STEEPEST = 0.25
+# Of float32 arithmetic on counts.
+P_VALUE_TOLERANCE = 1e-6
 GENERATED = 3
 
 
@@ -150,7 +153,9 @@ def verify(
         times this, if that is more.
     map_tolerance : float, default 1e-4
         The same for patch scores and anomaly map.
-    providers, threads
+    providers : sequence of str, optional
+        See `robustad.runtime.load`; by default the CPU, also where there is a GPU.
+    threads : int, optional
         See `robustad.runtime.load`.
 
     Returns
@@ -173,15 +178,20 @@ def verify(
     for name, value in (("score_tolerance", score_tolerance), ("map_tolerance", map_tolerance)):
         if not value >= 0:
             raise InputError(f"{name}: expected >= 0, got {value}")
-    file = load(path, providers=providers, threads=threads)
-    differences, largest = dict.fromkeys(OUTPUTS, 0.0), dict.fromkeys(OUTPUTS, 1.0)
+    file = load(path, providers=["cpu"] if providers is None else providers, threads=threads)
+    differences, largest = dict.fromkeys(file.outputs, 0.0), dict.fromkeys(file.outputs, 1.0)
     flips, shapes = 0, []
     with torch.no_grad(), evaluation_mode(detector):
         mismatches = _mismatches(detector, file, map_tolerance)
         for x in _inputs(detector, file, images, sizes):
             shapes.append((x.shape[0], x.shape[2], x.shape[3]))
             expected, found = _expected(detector, x), file.run(x)
-            for name in OUTPUTS:
+            if "p_value" in found:
+                reach = score_tolerance * max(1.0, _largest(expected["score"]))
+                expected["p_value"] = _nearest_p_value(
+                    detector, expected["score"], found["p_value"], reach
+                )
+            for name in file.outputs:
                 worst = _difference(expected[name], found[name])
                 differences[name] = max(differences[name], worst)
                 largest[name] = max(largest[name], _largest(expected[name]))
@@ -198,6 +208,7 @@ def verify(
             "entropy": propagated,
             "patch_scores": map_tolerance * largest["patch_scores"],
             "anomaly_map": map_tolerance * largest["anomaly_map"],
+            **({"p_value": P_VALUE_TOLERANCE} if "p_value" in file.outputs else {}),
         },
         mismatches=mismatches,
         mask_flips=flips,
@@ -242,6 +253,20 @@ def _expected(detector: Detector, x: FloatArray) -> dict[str, npt.NDArray[Any]]:
         "patch_scores": patch_scores.cpu().numpy(),
         "anomaly_map": detector.anomaly_map(patch_scores, (x.shape[2], x.shape[3])).cpu().numpy(),
     }
+
+
+def _nearest_p_value(
+    detector: Detector, score: FloatArray, found: FloatArray, reach: float
+) -> npt.NDArray[np.float64]:
+    """The p-values nearest to those found, of scores that differ by `reach` at most.
+
+    p-values jump at every held-out score, so that a score's last digit may move one by 1/(n + 1).
+    """
+    conformal = detector.conformal
+    if conformal is None:
+        return np.full(score.shape, np.nan)
+    ends = (conformal.p_values(score.astype(np.float64) + way * reach) for way in (1.0, -1.0))
+    return np.clip(np.nan_to_num(found.astype(np.float64), nan=2.0), *ends)
 
 
 def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:

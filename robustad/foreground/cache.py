@@ -75,10 +75,11 @@ class MaskCache:
                 Image.fromarray(mask.astype(np.uint8) * 255).convert("1").save(aside, format="PNG")
                 content = aside.read_bytes()
             write_text(note, json.dumps(self._note(sample, content), indent=1))
-        except OSError as error:
+        except (OSError, InputError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(
-                f"{self.folder}: foreground masks cannot be kept there ({error.strerror}); name "
-                "another cache folder"
+                f"{self.folder}: foreground masks cannot be kept there ({reason}); name another "
+                "cache folder"
             ) from error
 
     def _paths(self, sample: Sample) -> tuple[Path, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from robustad.data.dataset import Dataset, Sample
 from robustad.errors import InputError
 from robustad.foreground.cache import FOLDER, MaskCache, file_digest, writable
 from robustad.foreground.config import ForegroundConfig
-from robustad.foreground.files import category_folder, read_masks
+from robustad.foreground.files import category_folder, find_masks, read_masks
 from robustad.foreground.regions import cleaned, otsu
 from robustad.geometry import Geometry
 
@@ -99,6 +100,36 @@ def estimate(
         return torch.from_numpy(read_masks(samples, config.folder, geometry))
     kept = _cache(samples, config, geometry, cache)
     return _estimated(samples, config, geometry, kept, torch.device(device), batch_size, progress)
+
+
+def source_hash(data: Dataset, config: ForegroundConfig) -> str | None:
+    """Hash of the files beside the images that decide the foregrounds of a data set.
+
+    Parameters
+    ----------
+    data : Dataset
+        Its training images.
+    config : ForegroundConfig
+        How foregrounds are found.
+
+    Returns
+    -------
+    str or None
+        SHA-256 in hexadecimal: of the given masks, or of the checkpoint in `config.weights`. None
+        where neither is used.
+
+    Raises
+    ------
+    DataError, InputError
+        If given masks cannot be found.
+    """
+    resolved = config.resolved(data.name, data.category)
+    if resolved.method == "files":
+        digests = (file_digest(path) for path in find_masks(data.train, resolved.folder))
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    given = resolved.weights
+    by_file = resolved.method != "whole" and given is not None and Path(given).is_file()
+    return file_digest(Path(str(given))) if by_file else None
 
 
 def _estimated(
@@ -194,7 +225,9 @@ def _cache(
     if weights is not None and Path(weights).is_file():
         # The file's content counts, not where it lies.
         parameters["weights"] = file_digest(Path(weights))
-    parameters["geometry"] = [geometry.size, geometry.multiple, geometry.square]
+    # Of squares nothing is cut off that are whole multiples: previews and training share masks.
+    whole = geometry.square and geometry.size % geometry.multiple == 0
+    parameters["geometry"] = [geometry.size, 1 if whole else geometry.multiple, geometry.square]
     return MaskCache(chosen, parameters)
 
 

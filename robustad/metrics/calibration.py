@@ -1,40 +1,11 @@
-"""How far probabilities can be believed: calibration errors, proper scores, reliability."""
-
-from dataclasses import dataclass
+"""How far probabilities can be believed: calibration errors, log-likelihood, entropy."""
 
 import numpy as np
 import numpy.typing as npt
 
-from robustad.metrics._checks import (
-    BoolArray,
-    FloatArray,
-    check_bins,
-    check_probabilities,
-    check_scored,
-)
+from robustad.metrics._bins import Places, check_predicted, equal_mass, equal_width, sums
+from robustad.metrics._checks import BoolArray, FloatArray, check_probabilities
 from robustad.verdict import binary_entropy
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReliabilityCurve:
-    """Predicted against observed share of anomalies, in equal-width bins of the probability.
-
-    Attributes
-    ----------
-    bin_centre : array, (bins,), float64
-        Middle of each bin.
-    mean_predicted : array, (bins,), float64
-        Mean probability in the bin; NaN where it is empty.
-    fraction_positive : array, (bins,), float64
-        Share of anomalies in the bin; NaN where it is empty.
-    count : array, (bins,), int64
-        Images in the bin.
-    """
-
-    bin_centre: FloatArray
-    mean_predicted: FloatArray
-    fraction_positive: FloatArray
-    count: npt.NDArray[np.int64]
 
 
 def ece_positive(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 10) -> float:
@@ -71,8 +42,8 @@ def ece_positive(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: i
     >>> round(ece_positive([0.1, 0.1, 0.8, 0.8], [0, 0, 1, 0]), 3)
     0.2
     """
-    p, truth = _checked(probabilities, labels)
-    return _calibration_error(p, truth, check_bins(bins))
+    p, truth = check_predicted(probabilities, labels)
+    return _calibration_error(p, truth, equal_width(p, bins), bins)
 
 
 def ece_top_label(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 10) -> float:
@@ -104,8 +75,47 @@ def ece_top_label(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: 
     >>> round(ece_top_label([0.1, 0.1, 0.8, 0.8], [0, 0, 1, 0]), 3)
     0.2
     """
-    p, truth = _checked(probabilities, labels)
-    return _calibration_error(np.maximum(p, 1.0 - p), (p >= 0.5) == truth, check_bins(bins))
+    p, truth = check_predicted(probabilities, labels)
+    confidence = np.maximum(p, 1.0 - p)
+    return _calibration_error(confidence, (p >= 0.5) == truth, equal_width(confidence, bins), bins)
+
+
+def ece_adaptive(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 10) -> float:
+    """Calibration error of the probability of the anomalous class, in bins of equal mass.
+
+    Parameters
+    ----------
+    probabilities : array, (n,)
+        Probability of an anomaly, in [0, 1].
+    labels : array, (n,)
+        0 normal, 1 anomalous.
+    bins : int, default 10
+        Bins that hold nearly n / bins images each; equal probabilities share a bin.
+
+    Returns
+    -------
+    float in [0, 1]
+        Mean over images of |mean label - mean probability| of the image's bin.
+
+    Raises
+    ------
+    InputError
+        As `ece_positive`.
+
+    Notes
+    -----
+    Nguyen and O'Connor, "Posterior calibration and exploratory analysis for natural language
+    processing models" (2015); the absolute form of Nixon et al., "Measuring Calibration in Deep
+    Learning" (2019). Where most probabilities crowd at 0 and 1, bins of equal width leave the rest
+    to a few images; these do not.
+
+    Examples
+    --------
+    >>> round(ece_adaptive([0.1, 0.1, 0.8, 0.8], [0, 0, 1, 0], bins=2), 3)
+    0.2
+    """
+    p, truth = check_predicted(probabilities, labels)
+    return _calibration_error(p, truth, equal_mass(p, bins), bins)
 
 
 def nll(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
@@ -134,38 +144,9 @@ def nll(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     >>> round(nll([0.5, 0.9], [0, 1]), 4)
     0.3993
     """
-    p, truth = _checked(probabilities, labels)
+    p, truth = check_predicted(probabilities, labels)
     happened = np.where(truth, p, 1.0 - p)
     return float(-np.log(np.maximum(happened, np.finfo(np.float64).eps)).mean())
-
-
-def brier(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Brier score: mean squared difference between probability and label.
-
-    Parameters
-    ----------
-    probabilities : array, (n,)
-        Probability of an anomaly, in [0, 1].
-    labels : array, (n,)
-        0 normal, 1 anomalous.
-
-    Returns
-    -------
-    float in [0, 1]
-        0.25 is what a constant 0.5 gets.
-
-    Raises
-    ------
-    InputError
-        As `ece_positive`.
-
-    Examples
-    --------
-    >>> round(brier([0.5, 0.9], [0, 1]), 4)
-    0.13
-    """
-    p, truth = _checked(probabilities, labels)
-    return float(np.square(p - truth).mean())
 
 
 def mean_entropy(probabilities: npt.ArrayLike) -> float:
@@ -194,65 +175,5 @@ def mean_entropy(probabilities: npt.ArrayLike) -> float:
     return float(binary_entropy(check_probabilities(probabilities)).mean())
 
 
-def reliability_curve(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 10
-) -> ReliabilityCurve:
-    """Compute the data of a reliability diagram.
-
-    Parameters
-    ----------
-    probabilities : array, (n,)
-        Probability of an anomaly, in [0, 1].
-    labels : array, (n,)
-        0 normal, 1 anomalous.
-    bins : int, default 10
-        Equal-width bins over [0, 1], closed on the right; the first one includes 0.
-
-    Returns
-    -------
-    ReliabilityCurve
-        One entry a bin, empty bins included.
-
-    Raises
-    ------
-    InputError
-        As `ece_positive`.
-
-    Examples
-    --------
-    >>> curve = reliability_curve([0.1, 0.2, 0.8], [0, 1, 1], bins=2)
-    >>> curve.mean_predicted.round(2).tolist(), curve.fraction_positive.tolist()
-    ([0.15, 0.8], [0.5, 1.0])
-    """
-    p, truth = _checked(probabilities, labels)
-    count, predicted, positive = _binned(p, truth, check_bins(bins))
-    with np.errstate(invalid="ignore"):
-        return ReliabilityCurve(
-            bin_centre=(np.arange(count.size) + 0.5) / count.size,
-            mean_predicted=predicted / count,
-            fraction_positive=positive / count,
-            count=count,
-        )
-
-
-def _checked(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[FloatArray, BoolArray]:
-    return check_scored(
-        check_probabilities(probabilities), labels, name="probabilities", both_classes=False
-    )
-
-
-def _calibration_error(confidence: FloatArray, correct: BoolArray, bins: int) -> float:
-    _, predicted, positive = _binned(confidence, correct, bins)
-    return float(np.abs(positive - predicted).sum() / confidence.size)
-
-
-def _binned(
-    p: FloatArray, truth: BoolArray, bins: int
-) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
-    """Count, sum of probabilities and sum of labels in each bin (a, b]."""
-    index = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], p, side="left")
-    return (
-        np.bincount(index, minlength=bins).astype(np.int64),
-        np.bincount(index, weights=p, minlength=bins).astype(np.float64),
-        np.bincount(index, weights=truth, minlength=bins).astype(np.float64),
-    )
+def _calibration_error(p: FloatArray, truth: BoolArray, place: Places, bins: int) -> float:
+    return float(np.abs(sums(place, bins, truth) - sums(place, bins, p)).sum() / p.size)

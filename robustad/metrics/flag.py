@@ -1,4 +1,4 @@
-"""The predictive entropy as a flag that singles out attacked images.
+"""Flags that single out attacked images, above all the predictive entropy.
 
 An image is flagged where its entropy is *above* the threshold, as `robustad.verdict.Policy`
 defers it. All entropies are in nats, in [0, ln 2].
@@ -9,8 +9,26 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from robustad.metrics._checks import check_entropies, check_fraction
+from robustad.metrics._checks import FloatArray, check_entropies, check_fraction, check_scores
 from robustad.metrics.ranking import allowed_alarms, auroc
+
+
+class FlagCurve(NamedTuple):
+    """ROC curve of a flag, from no alarm to all alarms.
+
+    Attributes
+    ----------
+    false_alarm : array, (T,), in [0, 1], ascending
+        Share of the clean images flagged.
+    detection : array, (T,), in [0, 1], ascending
+        Share of the attacked images flagged.
+    threshold : array, (T,), descending
+        Images whose value is at least this are flagged; infinite at first.
+    """
+
+    false_alarm: FloatArray
+    detection: FloatArray
+    threshold: FloatArray
 
 
 class FlagRates(NamedTuple):
@@ -57,6 +75,40 @@ def flag_auroc(clean_entropy: npt.ArrayLike, attacked_entropy: npt.ArrayLike) ->
     clean = check_entropies(clean_entropy, "clean_entropy")
     attacked = check_entropies(attacked_entropy, "attacked_entropy")
     return auroc(np.concatenate([clean, attacked]), np.repeat([0, 1], [clean.size, attacked.size]))
+
+
+def flag_curve(clean: npt.ArrayLike, attacked: npt.ArrayLike) -> FlagCurve:
+    """Trace false alarms against detections over all thresholds of a flag.
+
+    Parameters
+    ----------
+    clean : array, (n,)
+        Finite values of clean images, high where the flag is raised: entropies, or one minus a
+        p-value.
+    attacked : array, (m,)
+        Values of attacked images.
+
+    Returns
+    -------
+    FlagCurve
+        Without the points that lie on a line between their neighbours.
+
+    Raises
+    ------
+    InputError
+        If an array is empty or not 1-D, or a value is not finite.
+
+    Examples
+    --------
+    >>> curve = flag_curve([0.1, 0.2, 0.6], [0.6, 0.65])
+    >>> curve.false_alarm.round(2).tolist(), curve.detection.tolist()
+    ([0.0, 0.0, 0.33, 1.0], [0.0, 0.5, 1.0, 1.0])
+    """
+    from sklearn.metrics import roc_curve
+
+    before, after = check_scores(clean, "clean"), check_scores(attacked, "attacked")
+    truth = np.repeat([0, 1], [before.size, after.size])
+    return FlagCurve(*roc_curve(truth, np.concatenate([before, after])))
 
 
 def flag_rates(

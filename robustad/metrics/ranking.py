@@ -268,8 +268,13 @@ def threshold_at_fpr(normal_scores: npt.ArrayLike, fpr: float) -> float:
     values = check_scores(normal_scores, "normal_scores")
     rate = check_fraction(fpr, "fpr", high=False)
     limit = np.sort(values)[::-1][allowed_alarms(rate, values.size)]
-    dtype = np.asarray(normal_scores).dtype
-    precise = dtype.type(limit) if dtype.kind == "f" else np.float64(limit)
+    return next_above(float(limit), normal_scores)
+
+
+def next_above(value: float, like: npt.ArrayLike) -> float:
+    """Next number above `value` in the precision of the scores `like`."""
+    dtype = np.asarray(like).dtype
+    precise = dtype.type(value) if dtype.kind == "f" else np.float64(value)
     return float(np.nextafter(precise, precise.dtype.type(np.inf)))
 
 

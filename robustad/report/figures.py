@@ -44,7 +44,7 @@ def roc(evaluation: Evaluation, key: str) -> str:
     labels = np.asarray(evaluation.labels)
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, left=0.62, right=0.08, bottom=0.5, top=0.08)
+        axes = inner_axes(figure, left=0.62, right=0.08, bottom=0.5, top=0.08)
         axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8, alpha=0.6)
         for name in evaluation.shown:
             fpr, tpr, _ = roc_curve(labels, evaluation.scores(name))
@@ -59,7 +59,7 @@ def roc(evaluation: Evaluation, key: str) -> str:
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.set_xlabel("false positive rate: normal images called anomalous")
         axes.set_ylabel("true positive rate: anomalous images found")
-        _fractions(axes)
+        fractions(axes)
 
     found = ", ".join(
         f"{condition_name(name)} {number(condition.metrics.auroc)}"
@@ -71,7 +71,7 @@ def roc(evaluation: Evaluation, key: str) -> str:
 def score_strips(evaluation: Evaluation, key: str) -> str:
     """Histograms of the image scores, one strip a condition, with the decision threshold."""
     report = evaluation.calibration
-    return _strips(
+    return strips(
         evaluation,
         f"{key}-scores",
         evaluation.scores,
@@ -92,7 +92,7 @@ def entropy_strips(evaluation: Evaluation, key: str) -> str | None:
         rate = evaluation.conditions[name].flag_rate
         return "" if rate is None else f"deferred {percent(rate)}"
 
-    return _strips(
+    return strips(
         evaluation,
         f"{key}-entropy",
         lambda name: np.asarray(evaluation.conditions[name].entropy),
@@ -123,7 +123,7 @@ def _errors(evaluation: Evaluation, name: str) -> str:
     return f"false alarms {percent(metrics.fpr)}, missed {percent(metrics.fnr)}"
 
 
-def _strips(
+def strips(
     evaluation: Evaluation,
     key: str,
     values: Callable[[str], FloatArray],
@@ -134,6 +134,7 @@ def _strips(
     axis: str,
     span: tuple[float, float] | None = None,
 ) -> str:
+    """Histograms of one value an image, a strip a condition; a note at the end of each."""
     names = list(evaluation.shown)
     anomalous = np.asarray(evaluation.labels) == 1
     edges = _edges(np.concatenate([values(name) for name in names]), limit, span)
@@ -148,7 +149,7 @@ def _strips(
 
     def paint(figure: Figure) -> None:
         # All strips in one pair of axes, each on its own level: far quicker than one pair each.
-        axes = _axes(figure, left=0.36, right=0.05, bottom=0.42, top=0.2)
+        axes = inner_axes(figure, left=0.36, right=0.05, bottom=0.42, top=0.2)
         for row, name in enumerate(names):
             level = -pitch * row
             # Back to back, so that the classes can be told apart without colour.
@@ -215,8 +216,8 @@ def _reliability(probability: FloatArray, evaluation: Evaluation, key: str, axis
     filled = curve.count > 0
 
     def paint(figure: Figure) -> None:
-        upper = _axes(figure, left=0.62, right=0.08, bottom=1.25, top=0.08)
-        lower = _axes(figure, left=0.62, right=0.08, bottom=0.45, top=3.2)
+        upper = inner_axes(figure, left=0.62, right=0.08, bottom=1.25, top=0.08)
+        lower = inner_axes(figure, left=0.62, right=0.08, bottom=0.45, top=3.2)
         upper.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.8, alpha=0.6)
         # The gap to the diagonal is what the calibration error averages.
         upper.vlines(
@@ -238,7 +239,7 @@ def _reliability(probability: FloatArray, evaluation: Evaluation, key: str, axis
         )
         upper.set(xlim=(0, 1), ylim=(-0.02, 1.02))
         upper.set_ylabel("share anomalous")
-        _fractions(upper)
+        fractions(upper)
         upper.tick_params(labelbottom=False)
         lower.bar(curve.bin_centre, curve.count, 0.088, color=COLOURS["muted"], alpha=0.55)
         for centre, size in zip(curve.bin_centre[filled], curve.count[filled], strict=True):
@@ -271,7 +272,7 @@ def _reliability(probability: FloatArray, evaluation: Evaluation, key: str, axis
     return draw(key, SQUARE, paint, alt=alt)
 
 
-def _axes(figure: Figure, *, left: float, right: float, bottom: float, top: float) -> Axes:
+def inner_axes(figure: Figure, *, left: float, right: float, bottom: float, top: float) -> Axes:
     """Axes with these margins in inches."""
     width, height = figure.get_size_inches()
     return figure.add_axes(
@@ -284,7 +285,8 @@ def _axes(figure: Figure, *, left: float, right: float, bottom: float, top: floa
     )
 
 
-def _fractions(axes: Axes) -> None:
+def fractions(axes: Axes) -> None:
+    """Ticks and grid of two axes from 0 to 1."""
     axes.set_xticks(TICKS, TICK_NAMES)
     axes.set_yticks(TICKS, TICK_NAMES)
     axes.grid(True)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robustad.evaluation import Evaluation
+from robustad.evaluation import Evaluation, coverage
 from robustad.evaluation.result import WORST
 from robustad.metrics import trivial_f1
 from robustad.report.wording import count, eps_text, number, objective, percent, place
 
 CHANCE = 0.5
+PROMISED = 0.05  # false alarm rate whose fate is told
 F1_CLOSE = 0.005  # as near to the trivial F1 as a published table of two decimals tells apart
 
 
@@ -52,7 +53,8 @@ def verdict(evaluation: Evaluation) -> str:
 def findings(evaluation: Evaluation) -> list[str]:
     """Say what stands out beside the AUROC, one sentence each; only what was measured."""
     found = [_decisions(evaluation), _trivial(evaluation), _localisation(evaluation)]
-    return [*filter(None, [*found, _calibration(evaluation), *_flags(evaluation)])]
+    found += [_calibration(evaluation), *_flags(evaluation), _promise(evaluation)]
+    return [*filter(None, found)]
 
 
 def overview(evaluations: Sequence[Evaluation]) -> str:
@@ -153,6 +155,23 @@ def _calibration(evaluation: Evaluation) -> str:
         f"{number(before.ece_positive)} to {number(after.ece_positive)} and the negative "
         f"log-likelihood from {number(before.nll)} to {number(after.nll)}."
     )
+
+
+def _promise(evaluation: Evaluation) -> str:
+    report = evaluation.conformal
+    if report is None:
+        return ""
+    [clean] = coverage(evaluation, alphas=[PROMISED])
+    kept = "more than chance explains" if clean.realised > clean.high else "kept"
+    held_out = count(len(report.scores["normal"]), "held-out normal image")
+    text = (
+        f"At most {percent(PROMISED)} false alarms are promised from {held_out}: on clean images "
+        f"there are {percent(clean.realised)} ({kept})"
+    )
+    if WORST in evaluation.conditions:
+        [worst] = coverage(evaluation, WORST, alphas=[PROMISED])
+        text += f" and {percent(worst.realised)} in the worst case: no promise holds under attack"
+    return text + "."
 
 
 def _flags(evaluation: Evaluation) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustad._files import write_text
 from robustad._imports import require
@@ -14,9 +14,11 @@ from robustad.errors import InputError
 from robustad.evaluation import Evaluation, Example
 from robustad.evaluation.result import CLEAN, WORST
 from robustad.report import figures
+from robustad.report.certificate import certificate_section
 from robustad.report.curves import eps_figure, steps_figure
 from robustad.report.gallery import Card, amplification, cards, colour_stops
 from robustad.report.headline import findings, overview, verdict
+from robustad.report.promises import Flags, Promise, flags, promise
 from robustad.report.summary import (
     Gauge,
     Intervals,
@@ -29,6 +31,9 @@ from robustad.report.summary import (
 )
 from robustad.report.verification import verification_box
 from robustad.report.wording import condition_name, count, eps_text, flat, number, percent, subject
+
+if TYPE_CHECKING:
+    from robustad.certificates import Certification
 
 Examples = Sequence[Example] | Mapping[str, Sequence[Example]]
 
@@ -58,10 +63,13 @@ class Section:
     perfect: bool
     roc: str
     legend: list[LegendLine]
+    attack_lines: list[LegendLine]
     scores: str
     reliability: tuple[str, str] | None
     entropy: str | None
     entropies: list[tuple[str, str, str, str]]
+    flags: Flags | None
+    promise: Promise | None
     curves: list[tuple[str, str]]
     costs: list[tuple[str, str, str, str]]
     cards: list[Card]
@@ -77,6 +85,7 @@ def write_report(
     examples: Examples = (),
     title: str | None = None,
     verification: Mapping[str, Any] | None = None,
+    certification: Certification | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
     """Write one HTML file that needs nothing else: no script, no font, no image from outside.
@@ -96,6 +105,8 @@ def write_report(
     verification : mapping, optional
         Outcome of the check of an ONNX export, as `robustad.export.Verification.to_dict` gives it:
         `passed`, `differences` and `tolerances` by output, `failures`, and anything else.
+    certification : Certification, optional
+        What `robustad.certificates.certify` found, as a section of its own at the end.
     notes : sequence of str, optional
         Paragraphs to print at the top.
 
@@ -148,6 +159,7 @@ def write_report(
         overview=overview(chosen),
         overview_table=overview_table(chosen, intervals) if len(chosen) > 1 else None,
         box=None if verification is None else verification_box(verification),
+        certificate=None if certification is None else certificate_section(certification),
         notes=[notes] if isinstance(notes, str) else list(notes),
         colour_stops=colour_stops(),
     )
@@ -177,6 +189,11 @@ def _section(
         perfect=any(low == high for low, high in intervals.values()),
         roc=figures.roc(evaluation, key),
         legend=legend,
+        attack_lines=[
+            line
+            for line, name in zip(legend, evaluation.shown, strict=True)
+            if name not in (CLEAN, WORST)
+        ],
         scores=figures.score_strips(evaluation, key),
         reliability=figures.reliability(evaluation, key),
         entropy=figures.entropy_strips(evaluation, key),
@@ -189,6 +206,8 @@ def _section(
             )
             for name, one in evaluation.shown.items()
         ],
+        flags=flags(evaluation, key),
+        promise=promise(evaluation, key),
         curves=[
             (title, drawn)
             for title, drawn in (
@@ -282,6 +301,9 @@ def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
         rows.append(("score threshold", f"{report.score_threshold:.4g}"))
         if report.entropy_threshold is not None:
             rows.append(("entropy flag", f"{report.entropy_threshold:.4g} nats"))
+    if evaluation.conformal is not None:
+        scores = evaluation.conformal.scores
+        rows.append(("p-values", f"{scores['method']}, {count(len(scores['normal']), 'image')}"))
     for name, condition in evaluation.shown.items():
         if name != WORST and condition.seconds > 0.0:
             each = condition.seconds / max(1, len(evaluation.labels))

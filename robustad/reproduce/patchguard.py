@@ -12,6 +12,7 @@ from robustad.data import Dataset, content_hash, load
 from robustad.detectors import load as load_detector
 from robustad.errors import DataError, InputError, TrainingError
 from robustad.evaluation import Evaluation, evaluate
+from robustad.foreground import source_hash
 from robustad.reproduce import store
 from robustad.reproduce.patchguard_plan import Check, PatchGuardStudy, Row, Run, plan
 from robustad.training import train
@@ -151,7 +152,12 @@ class _Shelf:
         if run.index not in self._keys:
             config = run.config.fingerprint()
             config["weights"] = store.weights_identity(run.config.weights)
-            self._keys[run.index] = store.fingerprint(config, self.data(run)[1], __version__)
+            data, images = self.data(run)
+            # Files count by what is in them, not by where they lie.
+            source = source_hash(data, run.config.foreground)
+            if source is not None:
+                config["foreground"] |= {"weights": source, "folder": None}
+            self._keys[run.index] = store.fingerprint(config, images, __version__)
         return self._keys[run.index]
 
     def folder(self, run: Run) -> Path:

@@ -34,6 +34,7 @@ _NO_VIT: dict[str, Any] = {
     "network.mlp_ratio": None,
     "network.attention": "full",
     "network.layer_scale": "model",
+    "network.stem": "patch",
 }
 
 
@@ -91,6 +92,12 @@ def variants(table: str, base: TrainingConfig) -> list[Variant]:
             f"table: {table} is about attention, but the body is {base.network.body}; "
             "expected a vision transformer"
         )
+    depth = base.network.depth
+    if table == "12" and depth is not None and depth < 3:
+        raise InputError(
+            f"table: 12 regularises block N-2 of N, but network.depth is {depth}; expected 3 or "
+            "more"
+        )
     rows = _rows(table, base)
     return [
         Variant(table=table, name=name, overrides=overrides, l2=l2) for name, overrides, l2 in rows
@@ -144,7 +151,7 @@ def _rows(table: str, base: TrainingConfig) -> Sequence[tuple[str, dict[str, Any
             "with discriminator": {"network.discriminator": True},
         }
     else:
-        made = {f"eps {steps}/255": {"attack.eps": steps / 255} for steps in (2, 4, 8)}
+        made = {f"eps {radius}/255": _radius(base, radius / 255) for radius in (2, 4, 8)}
     return [(name, overrides, None) for name, overrides in made.items()]
 
 
@@ -156,6 +163,14 @@ def l2_attacks(attacks: Sequence[str]) -> list[str]:
         aim = "" if found.objective == "image" else f"_{found.objective}"
         twins.append(f"pgd{found.steps}_l2{aim}")
     return list(dict.fromkeys(twins))
+
+
+def _radius(base: TrainingConfig, eps: float) -> dict[str, float]:
+    """Another radius; steps of a given size grow and shrink with it, as those by default do."""
+    size = base.attack.step_size
+    if size is None or eps == base.attack.eps:
+        return {"attack.eps": eps}
+    return {"attack.eps": eps, "attack.step_size": size * eps / base.attack.eps}
 
 
 def _patch(base: TrainingConfig) -> int:

@@ -4,17 +4,22 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from robustad.conformal.risk import RiskThreshold
+from robustad.conformal.scores import ConformalScores
 from robustad.errors import InputError, StateError
 from robustad.geometry import Geometry
 from robustad.verdict import Policy
 
 # The key under which the document lies in the file's metadata, and its version.
 KEY = "robustad"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 INPUT = "image"
 CALIBRATION = ("calibration_slope", "calibration_intercept")
-OUTPUTS = ("score", "probability", "entropy", "patch_scores", "anomaly_map")
+CONFORMAL = "conformal_scores"
+# Files of older versions lack what comes after the map.
+OLD_OUTPUTS = ("score", "probability", "entropy", "patch_scores", "anomaly_map")
+OUTPUTS = (*OLD_OUTPUTS, "p_value")
 
 
 def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
@@ -55,6 +60,8 @@ def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
     try:
         geometry(document)
         policy(document)
+        conformal(document)
+        pixel_threshold(document)
         contract, patch_size = document["input"], document["patch_size"]
         for edge in ("height", "width"):
             if contract[edge] is not None and not isinstance(contract[edge], int):
@@ -63,7 +70,7 @@ def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
             raise TypeError(f"patch_size is {patch_size!r}")
     except KeyError as error:
         raise StateError(f"{path}: its robustad metadata lacks {error}") from error
-    except (TypeError, InputError) as error:
+    except (TypeError, InputError, StateError) as error:
         raise StateError(f"{path}: its robustad metadata is damaged: {error}") from error
     return dict(document)
 
@@ -77,4 +84,20 @@ def geometry(document: Mapping[str, Any]) -> Geometry:
 def policy(document: Mapping[str, Any]) -> Policy:
     """Take the policy that the file was exported with from the document."""
     stored = document["policy"]
-    return Policy(threshold=stored["threshold"], entropy_threshold=stored["entropy_threshold"])
+    if not isinstance(stored, Mapping):
+        raise TypeError(f"policy is {stored!r}")
+    for name in ("threshold", "entropy_threshold"):
+        stored[name]  # every version has these
+    return Policy.from_dict(stored)
+
+
+def conformal(document: Mapping[str, Any]) -> ConformalScores | None:
+    """Take the held-out scores from the document, if it has any."""
+    stored = document.get("conformal")
+    return None if stored is None else ConformalScores.from_dict(stored)
+
+
+def pixel_threshold(document: Mapping[str, Any]) -> RiskThreshold | None:
+    """Take the pixel threshold from the document, if it has one."""
+    stored = document.get("pixel_threshold")
+    return None if stored is None else RiskThreshold.from_dict(stored)

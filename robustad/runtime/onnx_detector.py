@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from robustad.conformal.scores import ConformalScores, evidence
 from robustad.errors import InputError, StateError, VerificationError
 from robustad.prediction import Prediction
 from robustad.runtime import _metadata
-from robustad.runtime._session import open_session
+from robustad.runtime._binding import Binding
+from robustad.runtime._session import check_file, device_of, open_session
 from robustad.runtime.batches import batches, stack
 from robustad.runtime.golden import golden_outputs, read_golden
+from robustad.runtime.integrity import Integrity, check_integrity
 from robustad.verdict import Policy, binary_entropy
 
 if TYPE_CHECKING:
@@ -28,8 +32,14 @@ def load(
     *,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
+    spinning: bool = True,
+    provider_options: Mapping[str, Mapping[str, str]] | None = None,
+    io_binding: bool | None = None,
     calibration: tuple[float, float] | None = None,
+    conformal: ConformalScores | None = None,
     policy: Policy | None = None,
+    integrity: Integrity = "auto",
+    sha256: str | None = None,
 ) -> OnnxDetector:
     """Load a file written by `robustad.export_onnx`.
 
@@ -39,15 +49,31 @@ def load(
         The `.onnx` file; a bank of over 2 GB lies in `.onnx.data` beside it.
     providers : sequence of str, optional
         onnxruntime's execution providers in order of preference, `CUDAExecutionProvider` or
-        `cuda` for short; by default the CPU alone. One that is missing is replaced by the CPU,
-        with a warning.
+        `cuda` for short. By default CUDA where the installed onnxruntime has it, else the CPU.
+        One that is missing or does not start is replaced by the CPU, with a warning.
     threads : int, optional
         Threads inside an operation; by default as many as there are cores.
+    spinning : bool, default True
+        Whether threads wait busily for their next operation: lower latency, but an idle model
+        then slows down other programs on the same cores for a while.
+    provider_options : mapping, optional
+        onnxruntime's options by provider, for instance `{"cuda": {"device_id": "1"}}`.
+    io_binding : bool, optional
+        Keep inputs and outputs in buffers on the device; by default where CUDA runs.
     calibration : (float, float), optional
         Slope and intercept to use in place of the file's own:
         probability = sigmoid(slope * score + intercept).
+    conformal : ConformalScores, optional
+        Held-out scores to use in place of the file's own, for instance of images taken on this
+        line. The policy stays: `conformal.policy(detector.policy, fpr=...)` gives one that fits.
     policy : Policy, optional
         To use in place of the file's own.
+    integrity : {"auto", "require", "skip"}, default "auto"
+        Compare the file and its `.data` with the SHA-256 manifest beside it: where there is one,
+        always (a file without is refused), or never.
+    sha256 : str, optional
+        SHA-256 that the manifest itself must have, known from a place that nobody who can write
+        to this folder can change. Implies `integrity="require"`.
 
     Returns
     -------
@@ -59,7 +85,8 @@ def load(
     InputError
         If there is no such file or an option is out of range.
     StateError
-        If the file is truncated, no ONNX, not exported by robustad, or by a newer version.
+        If the file is truncated, no ONNX, of an operator set that does not fit, not exported by
+        robustad or by a newer version, or differs from its manifest.
     MissingDependencyError
         If onnxruntime is not installed.
 
@@ -68,11 +95,16 @@ def load(
     UserWarning
         If a provider that was asked for is not there.
     """
-    session = open_session(path, providers, threads)
+    check_integrity(check_file(path), integrity, sha256=sha256)
+    session = open_session(
+        path, providers, threads, spinning=spinning, provider_options=provider_options
+    )
     metadata = _metadata.parse(session.get_modelmeta().custom_metadata_map, str(path))
-    detector = OnnxDetector(session, metadata, name=str(path))
+    detector = OnnxDetector(session, metadata, name=str(path), io_binding=io_binding)
     if calibration is not None:
         detector.calibration = calibration
+    if conformal is not None:
+        detector.conformal = conformal
     if policy is not None:
         detector.policy = policy
     return detector
@@ -87,24 +119,42 @@ class OnnxDetector:
         The file's description of itself; see `docs/artefact.schema.json`.
     geometry : Geometry
         How images are resized and cropped.
+    outputs : tuple of str
+        What the file computes.
+    pixel_threshold : RiskThreshold or None
+        From which map value on a pixel is marked; can be replaced.
     policy : Policy
-        Maps probabilities to verdicts; can be replaced.
+        Maps probabilities, p-values and what else is known to verdicts; can be replaced.
     """
 
-    def __init__(self, session: Any, metadata: dict[str, Any], *, name: str) -> None:
+    def __init__(
+        self,
+        session: Any,
+        metadata: dict[str, Any],
+        *,
+        name: str,
+        io_binding: bool | None = None,
+    ) -> None:
         inputs = [value.name for value in session.get_inputs()]
         outputs = [value.name for value in session.get_outputs()]
-        if inputs != [_metadata.INPUT] or set(_metadata.OUTPUTS) - set(outputs):
+        if inputs != [_metadata.INPUT] or set(_metadata.OLD_OUTPUTS) - set(outputs):
             raise StateError(
                 f"{name}: expected the input 'image' and the outputs "
-                f"{', '.join(_metadata.OUTPUTS)}, got {inputs} and {outputs}"
+                f"{', '.join(_metadata.OLD_OUTPUTS)}, got {inputs} and {outputs}"
             )
         self._session = session
+        device = device_of(session)
+        bound = device[0] != "cpu" if io_binding is None else io_binding
+        self._binding = Binding(session, *device) if bound else None
         self._name = name
         self._calibration: tuple[float, float] | None = None
         self.metadata = metadata
         self.geometry = _metadata.geometry(metadata)
+        self.outputs = tuple(name for name in _metadata.OUTPUTS if name in outputs)
+        self.pixel_threshold = _metadata.pixel_threshold(metadata)
         self.policy = _metadata.policy(metadata)
+        self._conformal = _metadata.conformal(metadata)
+        self._replaced = False
 
     @property
     def calibration(self) -> tuple[float, float] | None:
@@ -119,6 +169,17 @@ class OnnxDetector:
                 raise InputError(f"calibration: expected two finite numbers, got {value!r}")
             value = (float(value[0]), float(value[1]))
         self._calibration = value
+
+    @property
+    def conformal(self) -> ConformalScores | None:
+        """Held-out scores that p-values are counted among: the file's own, or those put here."""
+        return self._conformal
+
+    @conformal.setter
+    def conformal(self, value: ConformalScores | None) -> None:
+        if value is not None and not isinstance(value, ConformalScores):
+            raise InputError(f"conformal: expected ConformalScores or None, got {value!r}")
+        self._conformal, self._replaced = value, True
 
     @property
     def providers(self) -> list[str]:
@@ -136,9 +197,7 @@ class OnnxDetector:
         patch = self.metadata["patch_size"]
         return height // patch, width // patch
 
-    def run(
-        self, x: FloatArray, outputs: Sequence[str] = _metadata.OUTPUTS
-    ) -> dict[str, FloatArray]:
+    def run(self, x: FloatArray, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Compute outputs for prepared images.
 
         Parameters
@@ -152,7 +211,8 @@ class OnnxDetector:
         -------
         dict of array, float32
             `score` (B,), `probability` (B,) and `entropy` (B,) (NaN if not calibrated),
-            `patch_scores` (B, N) and `anomaly_map` (B, H, W).
+            `patch_scores` (B, N), `anomaly_map` (B, H, W) and, unless an older version wrote the
+            file, `p_value` (B,) (NaN without held-out scores).
 
         Raises
         ------
@@ -160,17 +220,19 @@ class OnnxDetector:
             If shape, type or range of `x` does not fit the file, or an output is unknown.
         """
         self._check(x)
-        unknown = [name for name in outputs if name not in _metadata.OUTPUTS]
-        if unknown or not outputs:
-            raise InputError(
-                f"outputs: expected some of {', '.join(_metadata.OUTPUTS)}, got {list(outputs)}"
-            )
+        names = list(self.outputs if outputs is None else outputs)
+        if not names or not set(names) <= set(self.outputs):
+            raise InputError(f"outputs: expected some of {', '.join(self.outputs)}, got {names}")
         feeds = {_metadata.INPUT: np.ascontiguousarray(x)}
         if self._calibration is not None:
             values = (np.array(value, np.float32) for value in self._calibration)
             feeds |= dict(zip(_metadata.CALIBRATION, values, strict=True))
-        names = list(outputs)
-        return dict(zip(names, self._session.run(names, feeds), strict=True))
+        if self._replaced and "p_value" in self.outputs:
+            held_out = None if self._conformal is None else self._conformal.normal
+            nothing = np.array([np.nan], np.float32)
+            feeds[_metadata.CONFORMAL] = nothing if held_out is None else held_out
+        runner = self._session if self._binding is None else self._binding
+        return dict(zip(names, runner.run(names, feeds), strict=True))
 
     def patch_scores(self, x: FloatArray) -> FloatArray:
         """Patch scores (B, N) of prepared images (B, 3, H, W); see `run`."""
@@ -215,7 +277,7 @@ class OnnxDetector:
                     f"takes {self.image_size} only; export with dynamic_size=True, with this "
                     "image_size, or a detector with square=True"
                 )
-            out = self.run(x)
+            out = self.run(x, ("score", "probability", "patch_scores", "anomaly_map"))
             scores.append(out["score"])
             probabilities.append(out["probability"])
             coarse = out["patch_scores"].reshape(-1, *self.patch_grid(*size))
@@ -226,17 +288,50 @@ class OnnxDetector:
                 maps.append(self.geometry.restore(smooth, image.height, image.width))
         if not names:
             raise InputError("images: expected at least one image, got none")
-        probability = np.concatenate(probabilities).astype(np.float64)
+        score = np.concatenate(scores)
+        # p-values and entropies in float64, as the policy judges them, not the graph's float32 ones
+        known = evidence(score, np.concatenate(probabilities).astype(np.float64), self.conformal)
         return Prediction(
             names=names,
-            score=np.concatenate(scores),
-            probability=probability,
-            # of the same probability that the policy judges, not the graph's float32 one
-            entropy=binary_entropy(probability),
-            verdict=self.policy.decide(probability),
+            score=score,
+            probability=known.probability,
+            entropy=binary_entropy(known.probability),
+            p_value=known.p_value,
+            verdict=self.policy.decide(known),
             patch_scores=grids,
             anomaly_map=maps,
+            pixel_threshold=None if self.pixel_threshold is None else self.pixel_threshold.value,
         )
+
+    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> float:
+        """Run the golden input in batches of these sizes: the first run is the slow one.
+
+        Parameters
+        ----------
+        batch_sizes : sequence of int >= 1, default (1,)
+            Those that will occur.
+
+        Returns
+        -------
+        float
+            Seconds that the last batch took: how long one takes from now on.
+
+        Raises
+        ------
+        InputError
+            If there is no batch size, or one is below 1.
+        StateError
+            If the file holds no golden input that this version knows.
+        """
+        if not batch_sizes or min(batch_sizes) < 1:
+            raise InputError(f"batch_sizes: expected sizes >= 1, got {list(batch_sizes)}")
+        x, _ = read_golden(self.metadata, self._name)
+        for size in batch_sizes:
+            batch = x.repeat(size, axis=0)
+            self.run(batch)
+        start = time.perf_counter()
+        self.run(batch)
+        return time.perf_counter() - start
 
     def check_golden(self, *, tolerance: float = 1e-3) -> float:
         """Run the golden input and compare with the outputs stored at export.

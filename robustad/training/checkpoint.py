@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from robustad._files import written_aside
-from robustad.errors import StateError
+from robustad.errors import StateError, TrainingError
 
 HEADER = "robustad_training"
 
@@ -39,9 +40,12 @@ class Progress(BaseModel):
         Epoch after which the best weights so far were kept.
     stale : int
         Validations since then.
+    foreground : str or None
+        Hash of the files that foregrounds were made from, where there are any.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    # JSON has no infinity; without this one would be read back as nothing, and refused.
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     format: int = 1
     config: dict[str, Any]
@@ -50,6 +54,7 @@ class Progress(BaseModel):
     history: list[dict[str, int | float]] = []
     best_epoch: int | None = None
     stale: int = 0
+    foreground: str | None = None
 
 
 def write(path: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
@@ -65,33 +70,55 @@ def read(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     Raises
     ------
     StateError
-        If the file is damaged, foreign or of another version.
+        If the file is missing, damaged, foreign or of another version.
     """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _progress(path, file), tensors
+
+
+def read_progress(path: Path) -> Progress:
+    """Read where a checkpoint stands, without its tensors; raises as `read`."""
+    with _opened(path) as file:
+        return _progress(path, file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(HEADER)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise StateError(f"{path}: not a readable checkpoint: {error}") from error
+
+
+def _progress(path: Path, file: Any) -> Progress:
+    header = (file.metadata() or {}).get(HEADER)
     if header is None:
         raise StateError(f"{path}: a safetensors file, but no checkpoint of a training run")
     try:
-        return Progress.model_validate_json(header), tensors
+        return Progress.model_validate_json(header)
     except ValidationError as error:
         raise StateError(f"{path}: a checkpoint of another version: {error.errors()[0]}") from error
 
 
-def check_same(path: Path, found: Progress, config: dict[str, Any], data: str) -> None:
+def check_same(path: Path, found: Progress, wanted: Progress) -> None:
     """Raise StateError if a checkpoint belongs to another run than the one asked for."""
-    if found.data != data:
+    if found.data != wanted.data:
         raise StateError(
             f"{path}: is of a run on other training images; give another --out, or --restart"
         )
-    different = sorted(_different(found.config, json.loads(json.dumps(config))))
+    different = sorted(_different(found.config, json.loads(json.dumps(wanted.config))))
     if different:
         raise StateError(
             f"{path}: is of a run with another {', '.join(different)}; give another --out, or "
             "--restart"
+        )
+    # None in checkpoints of before this was kept.
+    if found.foreground not in (None, wanted.foreground):
+        raise StateError(
+            f"{path}: is of a run with other foregrounds, as their files have changed since; give "
+            "another --out, or --restart"
         )
 
 
@@ -103,6 +130,46 @@ def _different(old: Any, new: Any, where: str = "") -> list[str]:
         for key in {*old, *new}
         for line in _different(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
     ]
+
+
+def not_the_best(path: Path, expected: int | None, found: int | None) -> StateError:
+    """Say that best weights are there, but those of another epoch."""
+    return StateError(
+        f"{path}: expected the weights after epoch {expected}, got those after epoch {found}; "
+        "give another --out, or --restart"
+    )
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say what is wrong with a disk that cannot be written to, and what is left.
+
+    Raises
+    ------
+    TrainingError
+        Instead of the system's own error.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{folder}: cannot be written to: {error}; what was written before is intact, and the "
+            "same command goes on from there"
+        ) from error
+
+
+def load(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Put weights into a network.
+
+    Raises
+    ------
+    StateError
+        If they do not fit.
+    """
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise StateError(f"{path}: does not fit the network: {error}") from error
 
 
 def optimiser_tensors(optimiser: AdamW, network: nn.Module) -> dict[str, Tensor]:

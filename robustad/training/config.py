@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from fractions import Fraction
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from robustad.foreground import ForegroundConfig
 from robustad.networks import NetworkConfig
@@ -14,8 +15,21 @@ Precision = Literal["auto", "float32", "bfloat16"]
 TrainingObjective = Literal["flip", "bce", "image", "mixed"]
 
 
+def _ratio(value: Any) -> Any:
+    """Read a fraction such as 8/255, which YAML takes for a text; anything else is passed on."""
+    if isinstance(value, str) and "/" in value:
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+Ratio = Annotated[float, BeforeValidator(_ratio)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ScoreConfig(_Section):
@@ -36,13 +50,43 @@ class ScoreConfig(_Section):
     map_radius: int | None = Field(default=7, ge=1)
 
 
+class AugmentationConfig(_Section):
+    """What normal images may be changed by, each time one is drawn; nothing by default.
+
+    The published method changes nothing. What a part looks like under another exposure or the other
+    way round is no anomaly either, where the line says so: in MVTec AD's screw, normal test images
+    are darker than all others, and a network that never saw that takes it for the anomaly.
+
+    Attributes
+    ----------
+    brightness : float in [0, 1]
+        Largest amount added to or taken from all pixels of an image.
+    contrast : float in [0, 1)
+        Largest relative change of the distances of pixels to the image's mean.
+    flip : bool
+        Mirror left to right, top to bottom, both or neither, equally often.
+    quarter_turns : bool
+        Turn by 0, 90, 180 or 270 degrees, equally often.
+    """
+
+    brightness: float = Field(default=0.0, ge=0, le=1)
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    flip: bool = False
+    quarter_turns: bool = False
+
+    @property
+    def nothing(self) -> bool:
+        """Whether images stay as they are."""
+        return not (self.brightness or self.contrast or self.flip or self.quarter_turns)
+
+
 class AttackConfig(_Section):
     """The inner loop: how training images are attacked.
 
     Attributes
     ----------
     eps : float in (0, 1]
-        l-infinity radius.
+        l-infinity radius; a text such as `8/255` will do, also for `step_size`.
     steps : int >= 0
         Gradient steps; 0 trains on clean images alone.
     step_size : float or None
@@ -53,7 +97,7 @@ class AttackConfig(_Section):
         others; `mixed`: `flip` for one half of the images, `image` for the other, in turns.
     start : {"zero", "random", "warm"}
         First iterate: the image, a uniform point of the ball, or where this image's last attack
-        ended (uniform the first time).
+        ended (uniform the first time), that of its pseudo-anomaly apart.
     keep : {"best", "last"}
         Each image's iterate of highest objective (one forward pass more), or the last one.
     mode : {"eval", "train"}
@@ -63,9 +107,9 @@ class AttackConfig(_Section):
         value: what a network learns first on clean images makes attacked training shorter.
     """
 
-    eps: float = Field(default=8 / 255, gt=0, le=1)
+    eps: Ratio = Field(default=8 / 255, gt=0, le=1)
     steps: int = Field(default=10, ge=0)
-    step_size: float | None = Field(default=None, gt=0)
+    step_size: Ratio | None = Field(default=None, gt=0)
     objective: TrainingObjective = "flip"
     start: Literal["zero", "random", "warm"] = "random"
     keep: Literal["best", "last"] = "best"
@@ -95,7 +139,9 @@ class LossConfig(_Section):
         A patch is anomalous where more than this share of its pixels is; 0 for any pixel.
     least_contrast : float in [0, 1)
         Anomalous patches that differ less than this from the normal image, on average over their
-        pixels and channels, count as neither: a patch pasted onto its like is no anomaly.
+        pixels and channels, do not count in the patches' cross-entropy: a patch pasted onto its
+        like is no anomaly. To the image score's, to attacks and to validation they are anomalous
+        all the same.
     image : float >= 0
         Weight of the image score's own cross-entropy, added to each term.
     """
@@ -123,7 +169,7 @@ class RegulariserConfig(_Section):
         Lambda.
     layers : dict of str to float
         Names of attention layers and their own weights. `last` is the body's last block, `last-1`
-        the one before it, and so on.
+        the one before it, and so on. Weights of two names for one layer add up.
     delta : float or None
         Threshold of the degree; None for 1 / N.
     tau : float
@@ -166,8 +212,9 @@ class OptimiserConfig(_Section):
     repeats : int >= 1
         Times every training image is drawn an epoch, each time with another pseudo-anomaly.
     chunk : int or None
-        Images a forward and backward pass; gradients of chunks add up to those of the batch, so
-        that this only bounds memory (batch normalisation sees chunks).
+        Images a forward and backward pass, in the attack too; gradients of chunks add up to those
+        of the batch, so that this only bounds memory (batch normalisation sees chunks). None
+        takes as many as suit the device: all on a GPU, what its caches hold on a CPU.
     """
 
     epochs: int = Field(default=300, ge=1)
@@ -219,13 +266,14 @@ class TrainingConfig(_Section):
         random starts.
     weights : str
         Initial weights of the body; see `robustad.backbones.create`.
-    network, score, pseudo, foreground, attack, loss, regulariser, optimiser, validation
+    network, score, augmentation, pseudo, foreground, attack, loss, regulariser, optimiser,
+    validation
         The parts.
     attack_precision, precision : {"auto", "float32", "bfloat16"}
         Of the inner loop and of the training passes; `auto` is bfloat16 where the hardware has
         matrix units for it.
     compile : bool
-        Compile the network with `torch.compile`.
+        Compile the network with `torch.compile`, for attacks and training passes.
     """
 
     preset: str = "custom"
@@ -233,6 +281,7 @@ class TrainingConfig(_Section):
     weights: str = "random"
     network: NetworkConfig = NetworkConfig()
     score: ScoreConfig = ScoreConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     pseudo: PseudoConfig = PseudoConfig()
     foreground: ForegroundConfig = ForegroundConfig()
     attack: AttackConfig = AttackConfig()

@@ -6,11 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from robustad.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,34 @@ class Processes:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
-    def share(self, items: list[int]) -> list[int]:
+    def share(self, items: list[T]) -> list[T]:
         """The part of the items that is for this process; lengths differ by at most one."""
         return items[self.rank :: self.count]
 
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
+    def mean(self, value: Tensor) -> Tensor:
         """Average a tensor over all processes."""
-        if self.count > 1:
-            dist.all_reduce(value)
-            value = value / self.count
-        return value
+        if self.count == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total / self.count
+
+    def gathered(self, value: Tensor) -> list[Tensor]:
+        """Tensors of one shape from all processes, in the order of their numbers."""
+        if self.count == 1:
+            return [value]
+        value = value.contiguous()
+        found = [torch.empty_like(value) for _ in range(self.count)]
+        dist.all_gather(found, value)
+        return found
+
+    def agreed(self, value: T) -> T:
+        """What the first process has: on GPUs, rounding may lead others to something else."""
+        if self.count == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, device=self.device)
+        return box[0]
 
     def wait(self) -> None:
         """Wait for all others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -59,6 +60,7 @@ def read_images(
     foreground: ForegroundConfig,
     *,
     device: torch.device,
+    cache: str | Path | None = None,
     progress: bool = False,
 ) -> Images:
     """Decode, resize and stack the training images of a category, and find their foregrounds.
@@ -73,6 +75,8 @@ def read_images(
         How the foreground is found.
     device : torch.device
         Where foregrounds are computed.
+    cache : str, Path or None, default None
+        Folder to keep foregrounds in; see `robustad.foreground.estimate`.
     progress : bool, default False
         Show a progress bar.
 
@@ -102,7 +106,9 @@ def read_images(
     for row, sample in enumerate(track(samples, "read images", enabled=progress)):
         pixels[row] = _prepared(sample, geometry)
     with counter("find foregrounds", enabled=progress) as count:
-        masks = estimate(data, foreground, geometry=geometry, device=device, progress=count)
+        masks = estimate(
+            data, foreground, geometry=geometry, cache=cache, device=device, progress=count
+        )
     return Images(pixels=pixels, foreground=masks, names=tuple(sample.name for sample in samples))
 
 

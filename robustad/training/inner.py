@@ -44,7 +44,8 @@ def adversarial(
     seeds : sequence of int
         One an image: its random start, and for `mixed` its objective (even: `flip`).
     start : Tensor, (B, 3, S, S), optional
-        Where earlier attacks on these images ended, for `start: warm`.
+        Where earlier attacks on these images ended, for `start: warm`; NaN for images that were
+        never attacked, which start at random.
     strength : float in (0, 1], default 1
         Share of eps and step size.
     dtype : torch.dtype, default float32
@@ -64,10 +65,10 @@ def adversarial(
     size = 2.5 * eps / steps if config.step_size is None else strength * config.step_size
     if config.start == "zero":
         current = x
-    elif config.start == "warm" and start is not None:
-        current = project(start, x, eps)
     else:
         current = random_start(x, eps, seeds=list(seeds))
+        if config.start == "warm" and start is not None:
+            current = torch.where(start.isnan(), current, project(start, x, eps))
     even = torch.tensor([seed % 2 == 0 for seed in seeds], device=x.device)
     best, best_value = current, torch.full((x.shape[0],), -torch.inf, device=x.device)
     keep = config.keep == "best"

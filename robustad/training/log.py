@@ -25,7 +25,8 @@ class Log:
     def __init__(self, folder: Path, history: Sequence[Mapping[str, float]] = ()) -> None:
         self.path = folder / "log.csv"
         self.rows = [dict(row) for row in history]
-        self._writer = _tensorboard(folder / "tensorboard", first=len(self.rows) + 1)
+        self._folder = folder / "tensorboard"
+        self._writer: Any = None
 
     def add(self, row: Mapping[str, float]) -> None:
         """Write one more row; the CSV is written whole, so that a kill leaves no half of a line."""
@@ -36,6 +37,8 @@ class Log:
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.path, text.getvalue())
+        if self._writer is None:  # not before: a finished run that is asked for again logs nothing
+            self._writer = _tensorboard(self._folder, first=int(row["epoch"]))
         if self._writer is not None:
             epoch = int(row["epoch"])
             for name, value in row.items():

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from robustad._names import suggestion
 from robustad.errors import InputError
 from robustad.training.config import TrainingConfig
 
 PRESETS = ("paper", "official", "robust", "fast")
+# Fields whose keys are free.
+OPEN = ("regulariser.layers",)
 
 
 def preset(
@@ -53,22 +56,89 @@ def preset(
         raise InputError(f"{source}: not readable as YAML: {error}") from error
     if not isinstance(document, dict):
         raise InputError(f"{source}: expected a mapping of fields, got {type(document).__name__}")
+    return changed(_validated(source, document), overrides, source=source)
+
+
+def changed(
+    config: TrainingConfig,
+    overrides: Mapping[str, Any] | Sequence[str],
+    *,
+    source: str = "configuration",
+) -> TrainingConfig:
+    """Override single fields of a configuration.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        What to start from.
+    overrides : mapping or sequence of str
+        See `preset`.
+    source : str, default "configuration"
+        What errors call it.
+
+    Raises
+    ------
+    InputError
+        If there is no such field, or a value is out of range.
+    """
+    # The whole of it: what an override does must not depend on which fields a file leaves out.
+    document = config.model_dump(mode="json")
     for path, value in parse_overrides(overrides).items():
         _assign(document, path, value)
-    try:
-        return TrainingConfig.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "configuration"
-        if first["type"] == "extra_forbidden":
-            raise InputError(f"{source}: {where}: there is no such field") from error
-        given = f", got {first['input']!r}" if first["loc"] else ""
-        raise InputError(f"{source}: {where}: {first['msg']}{given}") from error
+    return _validated(source, document)
 
 
 def to_yaml(config: TrainingConfig) -> str:
     """Write a configuration as the YAML that `preset` reads."""
     return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _validated(source: str, document: dict[str, Any]) -> TrainingConfig:
+    try:
+        return TrainingConfig.model_validate(document)
+    except ValidationError as error:
+        found = error.errors()
+        where, first = _place(found[0]["loc"]), found[0]
+        name = where or "configuration"
+        if first["type"] == "extra_forbidden":
+            near = suggestion(where, fields(TrainingConfig))
+            raise InputError(f"{source}: {name}: there is no such field{near}") from error
+        if first["type"] == "value_error":  # one of our own, which says what came
+            message = first["msg"].removeprefix("Value error, ")
+            raise InputError(f"{source}: {name}: {message}") from error
+        # One message each kind of value that the field takes.
+        kinds = [one["msg"] for one in found if _place(one["loc"]) == where]
+        message = " or ".join([kinds[0], *(k.removeprefix("Input should be ") for k in kinds[1:])])
+        given = f", got {first['input']!r}" if where else ""
+        raise InputError(f"{source}: {name}: {message}{given}") from error
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """Dotted name of a field, without the kind of value that was tried last."""
+    known = fields(TrainingConfig)
+    parent = ".".join(map(str, loc[:-1]))
+    # Below a section or a mapping there are names; below any other field, kinds of value.
+    named = {*OPEN, *(name.rpartition(".")[0] for name in known)}
+    tried = parent in known and parent not in named and isinstance(loc[-1], str)
+    return parent if tried else ".".join(map(str, loc))
+
+
+def fields(model: type[BaseModel]) -> list[str]:
+    """Names of all fields of a configuration, those of sections with dots.
+
+    Examples
+    --------
+    >>> from robustad.training.config import TrainingConfig
+    >>> [name for name in fields(TrainingConfig) if name.startswith("score")]
+    ['score', 'score.top_k', 'score.map_sigma', 'score.map_radius']
+    """
+    found = []
+    for name, field in model.model_fields.items():
+        found.append(name)
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            found += [f"{name}.{inner}" for inner in fields(section)]
+    return found
 
 
 def _read(name: str | Path) -> tuple[str, str]:
@@ -79,6 +149,7 @@ def _read(name: str | Path) -> tuple[str, str]:
     if not path.is_file():
         raise InputError(
             f"preset: expected one of {', '.join(PRESETS)} or a YAML file, got {str(name)!r}"
+            f"{suggestion(str(name), PRESETS)}"
         )
     try:
         return str(path), path.read_text(encoding="utf-8")
@@ -115,4 +186,7 @@ def _assign(document: dict[str, Any], path: str, value: Any) -> None:
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
             raise InputError(f"override {path}: {name} is a single value, not a section")
+    if leaf not in section and ".".join(parents) not in OPEN:
+        near = suggestion(path, fields(TrainingConfig))
+        raise InputError(f"override {path}: there is no such field{near}")
     section[leaf] = value

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustad._names import suggestion
 from robustad.errors import InputError
 from robustad.networks import Attention, PatchNetwork
 from robustad.ops import AttentionStatistics, attention_degree, attention_statistics
@@ -46,16 +47,17 @@ def layer_weights(config: RegulariserConfig, network: PatchNetwork) -> dict[str,
     """
     if config.term == "none" or config.weight == 0:
         return {}
-    return {
-        name: weight
-        for layer, weight in config.layers.items()
-        if (name := resolve_layer(layer, network)) is not None
-    }
+    found: dict[str, float] = {}
+    for layer, weight in config.layers.items():
+        name = resolve_layer(layer, network)
+        if name is not None:  # one layer may be given by two names
+            found[name] = found.get(name, 0.0) + weight
+    return found
 
 
 def resolve_layer(layer: str, network: PatchNetwork) -> str | None:
     """Find an attention layer by name: `last` is the body's last block, `last-1` its neighbour."""
-    blocks = [name for name in network.attention_layers if name != "discriminator"]
+    blocks = [name for name in network.attention_layers if not name.startswith("discriminator")]
     counted = re.fullmatch(r"last(?:-(\d+))?", layer)
     if counted and int(counted[1] or 0) < len(blocks):
         return blocks[-1 - int(counted[1] or 0)]
@@ -66,7 +68,15 @@ def resolve_layer(layer: str, network: PatchNetwork) -> str | None:
     raise InputError(
         "regulariser.layers: expected some of last, last-1, ..., "
         f"{', '.join(network.attention_layers)}, got {layer!r}"
+        f"{suggestion(layer, ['last', *network.attention_layers])}"
     )
+
+
+def watched_layers(config: RegulariserConfig, network: PatchNetwork) -> list[str]:
+    """Attention layers whose spread is logged: last block, discriminator, those regularised."""
+    usual = (resolve_layer(layer, network) for layer in ("last", "discriminator"))
+    names = {*layer_weights(config, network), *(name for name in usual if name is not None)}
+    return [name for name in network.attention_layers if name in names]
 
 
 def regulariser(
@@ -101,6 +111,9 @@ def regulariser(
 def _penalty(one: Attention, config: RegulariserConfig) -> Tensor:
     patches = one.q.shape[2] - one.prefix_tokens
     delta = 1 / patches if config.delta is None else config.delta
+    if config.term == "kl":
+        divergence = _uniform_kl(one, config.renormalise)
+        return divergence / (patches if config.per == "entry" else 1)
     if one.allowed is not None:
         return _sparse_penalty(one, config, delta)
     if config.term == "degree":
@@ -108,26 +121,23 @@ def _penalty(one: Attention, config: RegulariserConfig) -> Tensor:
             one.q, one.k, delta, config.tau, prefix_tokens=one.prefix_tokens, scale=one.scale
         )
         return 1 - degree.mean(dim=(1, 2)) / patches
-    if config.term == "entropy":
-        found = attention_statistics(
-            one.q, one.k, 1 / patches, prefix_tokens=one.prefix_tokens, scale=one.scale
-        )
-        return math.log(patches) - found.entropy.mean(dim=(1, 2))
-    return _uniform_kl(one, config.renormalise) / (patches if config.per == "entry" else 1)
+    found = attention_statistics(
+        one.q, one.k, 1 / patches, prefix_tokens=one.prefix_tokens, scale=one.scale
+    )
+    return math.log(patches) - found.entropy.mean(dim=(1, 2))
 
 
 def _sparse_penalty(one: Attention, config: RegulariserConfig, delta: float) -> Tensor:
     """The same penalties over the columns a row of sparse attention sees."""
     allowed = _allowed(one)
-    maps, seen = one.map(), allowed.sum(dim=1)
+    # as the operators do: in bfloat16, sums over hundreds of entries would be off by a per cent
+    maps = one._replace(q=one.q.float(), k=one.k.float()).map()
+    seen = allowed.sum(dim=1)
     if config.term == "degree":
         counted = ((maps - delta) / config.tau).sigmoid() * allowed
         return 1 - counted.sum(dim=-1).mean(dim=(1, 2)) / allowed.shape[1]
     logs = maps.clamp_min(torch.finfo(maps.dtype).tiny).log() * allowed
-    if config.term == "entropy":
-        return (seen.log() + (maps * logs).sum(dim=-1)).mean(dim=(1, 2))
-    divergence = -(seen.log() + logs.sum(dim=-1) / seen).mean(dim=(1, 2))
-    return divergence / (allowed.shape[1] if config.per == "entry" else 1)
+    return (seen.log() + (maps * logs).sum(dim=-1)).mean(dim=(1, 2))
 
 
 def _allowed(one: Attention) -> Tensor:
@@ -136,12 +146,21 @@ def _allowed(one: Attention) -> Tensor:
 
 
 def _uniform_kl(one: Attention, renormalise: bool) -> Tensor:
-    """KL(uniform || attention) (B,), averaged over heads and rows of patches."""
-    prefix, patches = one.prefix_tokens, one.q.shape[2] - one.prefix_tokens
+    """KL(uniform || attention) (B,), averaged over heads and rows of patches.
+
+    Uniform over the columns that a row sees, of patches alone.
+    """
+    prefix = one.prefix_tokens
     scores = (one.q[:, :, prefix:].float() @ one.k.float().mT) * one.scale
-    inner = scores[..., prefix:]
+    sees = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device)
+    if one.allowed is not None:
+        sees = one.allowed[prefix:]
+        scores = scores.masked_fill(~sees, -torch.inf)
+    inner, seen = scores[..., prefix:], sees[:, prefix:]
     total = torch.logsumexp(inner if renormalise else scores, dim=-1)
-    return (total - inner.mean(dim=-1) - math.log(patches)).mean(dim=(1, 2))
+    count = seen.sum(dim=-1)
+    mean = inner.masked_fill(~seen, 0.0).sum(dim=-1) / count
+    return (total - mean - count.log()).mean(dim=(1, 2))
 
 
 @torch.no_grad()
@@ -151,7 +170,7 @@ def spread(maps: Sequence[Attention]) -> dict[str, Spread]:
     for one in maps:
         patches = one.q.shape[2] - one.prefix_tokens
         if one.allowed is not None:
-            entries = one.map()
+            entries = one._replace(q=one.q.float(), k=one.k.float()).map()
             logs = entries.clamp_min(torch.finfo(entries.dtype).tiny).log()
             statistics = AttentionStatistics(
                 (entries >= 1 / patches).sum(dim=-1).float(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import torch
 from robustad._files import write_text
 from robustad.data import Dataset, content_hash
 from robustad.detectors import PatchGuard
+from robustad.foreground import source_hash
 from robustad.pseudo import PseudoAnomalies, published
+from robustad.training import checkpoint
+from robustad.training.checkpoint import Progress
 from robustad.training.config import TrainingConfig
 from robustad.training.distributed import processes
 from robustad.training.images import check_foregrounds, read_images
-from robustad.training.presets import preset, to_yaml
+from robustad.training.presets import changed, preset, to_yaml
 from robustad.training.seeds import WEIGHTS, seeds
 from robustad.training.trainer import BEST, CHECKPOINT, FINAL, Trainer
 
@@ -28,6 +33,7 @@ def train(
     overrides: Mapping[str, Any] | Sequence[str] = (),
     device: str = "cpu",
     restart: bool = False,
+    cache: str | Path | None = None,
     progress: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> PatchGuard:
@@ -49,6 +55,8 @@ def train(
         Where to train. Under `torchrun`, processes share the batches.
     restart : bool, default False
         Begin anew instead of going on.
+    cache : str, Path or None, default None
+        Folder to keep foregrounds in; see `robustad.foreground.estimate`.
     progress : bool, default False
         Show a progress bar.
     say : callable, optional
@@ -68,7 +76,7 @@ def train(
     StateError
         If `out` holds a checkpoint of another run.
     TrainingError
-        If the loss stops being finite.
+        If the loss or its gradient stops being finite, or `out` cannot be written to.
     WeightsError
         If weights cannot be had.
 
@@ -92,16 +100,12 @@ def train(
     if not isinstance(config, TrainingConfig):
         config = preset(config, overrides)
     elif overrides:
-        config = preset_of(config, overrides)
+        config = changed(config, overrides)
     out = Path(out)
     with processes(device) as here, torch.random.fork_rng(_gpus(here.device)):
-        if restart and here.first:
-            for name in (CHECKPOINT, BEST, FINAL):
-                (out / name).unlink(missing_ok=True)
+        begun = _begun(data, config, out, restart=restart)
         if here.first:
-            for stale in out.glob(".*.part*"):  # of a run that was killed while it wrote
-                stale.unlink()
-        here.wait()
+            _prepare(out)
         torch.manual_seed(seeds(config.seed, WEIGHTS, count=1)[0])
         detector = PatchGuard(
             config.network,
@@ -115,6 +119,7 @@ def train(
             detector.geometry,
             config.foreground,
             device=here.device,
+            cache=cache,
             progress=progress and here.first,
         )
         if config.pseudo.empty_foreground == "error":
@@ -124,35 +129,52 @@ def train(
             image_size=config.network.image_size,
             bounds=published(data.name, data.category),
         )
-        trainer = Trainer(
-            detector,
-            images,
-            pseudo,
-            config,
-            out,
-            data_hash=content_hash(data),
-            processes=here,
-        )
+        trainer = Trainer(detector, images, pseudo, config, out, progress=begun, processes=here)
         if here.first:
-            write_text(out / "config.yaml", to_yaml(config))
+            if restart:  # only now that nothing is left to go wrong before the first step
+                for name in (CHECKPOINT, BEST, FINAL):
+                    (out / name).unlink(missing_ok=True)
+            with checkpoint.writing(out):
+                write_text(out / "config.yaml", to_yaml(config))
             say(_summary(trainer))
+        here.wait()
         trainer.run(progress=progress, say=say)
         detector.eval()
         if here.first:
-            detector.save(out / FINAL)
+            with checkpoint.writing(out):
+                detector.save(out / FINAL)
+        here.wait()
     return detector
 
 
-def preset_of(
-    config: TrainingConfig, overrides: Mapping[str, Any] | Sequence[str]
-) -> TrainingConfig:
-    """Override fields of a configuration; see `robustad.training.preset`."""
-    import tempfile
+def _begun(data: Dataset, config: TrainingConfig, out: Path, *, restart: bool) -> Progress:
+    """What a run is made from; raises StateError if `out` holds a checkpoint of another one.
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "configuration.yaml"
-        path.write_text(to_yaml(config), encoding="utf-8")
-        return preset(path, overrides)
+    Before images are prepared, which may take long, and before anything in `out` changes.
+    """
+    begun = Progress(
+        config=config.fingerprint(),
+        data=content_hash(replace(data, test=())),
+        foreground=source_hash(data, config.foreground),
+    )
+    path = out / CHECKPOINT
+    if path.is_file() and not restart:
+        found = checkpoint.read_progress(path)
+        # Checkpoints used to know the test images too.
+        if found.data != begun.data and found.data == content_hash(data):
+            begun.data = found.data
+        checkpoint.check_same(path, found, begun)
+    return begun
+
+
+def _prepare(out: Path) -> None:
+    """Make the folder of a run, see that it can be written to, and clear what a kill left."""
+    with checkpoint.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        for stale in out.glob(".*.part*"):  # of a run that was killed while it wrote
+            stale.unlink()
 
 
 def _gpus(device: torch.device) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # What a draw is for: two purposes never share a stream.
-ORDER, PSEUDO, START, DROPOUT, VALIDATION_PSEUDO, VALIDATION_START, WEIGHTS = range(7)
+ORDER, PSEUDO, START, DROPOUT, VALIDATION_PSEUDO, VALIDATION_START, WEIGHTS, AUGMENT = range(8)
 
 
 def seeds(seed: int, purpose: int, *where: int, count: int) -> list[int]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from robustad.networks import PatchNetwork
 from robustad.pseudo import PseudoAnomalies
 from robustad.training.config import Precision, TrainingConfig
+from robustad.training.distributed import Processes
 from robustad.training.inner import adversarial, autocast
 from robustad.training.loss import (
     image_loss,
@@ -23,6 +25,7 @@ from robustad.training.loss import (
     patch_targets,
     term_weights,
 )
+from robustad.training.portions import images_at_once, portions
 from robustad.training.regulariser import layer_weights, regulariser
 
 
@@ -54,9 +57,7 @@ class Step:
     Parameters
     ----------
     network : PatchNetwork
-        Attacked as it is.
-    trained : nn.Module
-        The same network, perhaps wrapped for several processes or compiled.
+        Attacked as it is, and trained; wrapped here if it is to be compiled or shared.
     optimiser : Optimizer
         Of its parameters.
     pseudo : PseudoAnomalies
@@ -65,24 +66,33 @@ class Step:
         Of the run.
     top_k : int or float
         Patches (or their share) in the image score.
+    processes : Processes
+        This process among those of the run.
     """
 
     def __init__(
         self,
         network: PatchNetwork,
-        trained: nn.Module,
         optimiser: Optimizer,
         pseudo: PseudoAnomalies,
         config: TrainingConfig,
         *,
         top_k: int | float,
-        device: torch.device,
+        processes: Processes,
     ) -> None:
-        self.network, self.trained, self.optimiser = network, trained, optimiser
-        self.pseudo, self.config, self.top_k, self.device = pseudo, config, top_k, device
+        self.network, self.optimiser = network, optimiser
+        self.pseudo, self.config, self.top_k = pseudo, config, top_k
+        self.processes, device = processes, processes.device
+        self.device = device
+        # What is called in place of the network: ten of eleven passes are the attacks'.
+        self.attackee: Any = torch.compile(network) if config.compile else network
+        self.trained = cast("nn.Module", self.attackee)
+        if processes.count > 1:
+            self.trained = DistributedDataParallel(self.attackee)
         self.layers = layer_weights(config.regulariser, network)
         self.attack_dtype = resolve(config.attack_precision, device)
         self.dtype = resolve(config.precision, device)
+        self.at_once = config.optimiser.chunk or images_at_once(network, device)
 
     def attacked(
         self,
@@ -123,28 +133,31 @@ class Step:
             )
         if not strength or not self.config.attack.steps:
             return Batch(x, target, known, normal.shape[0])
-        adv = adversarial(
-            self.network,
-            x,
-            target,
-            self.config.attack,
-            top_k=self.top_k,
-            seeds=start_seeds,
-            start=None if start is None else x + start,
-            strength=strength,
-            dtype=self.attack_dtype,
-        )
+        adv = [
+            adversarial(
+                self.attackee,
+                x[part],
+                target[part],
+                self.config.attack,
+                top_k=self.top_k,
+                seeds=start_seeds[part],
+                start=None if start is None else x[part] + start[part],
+                strength=strength,
+                dtype=self.attack_dtype,
+            )
+            for part in portions(x.shape[0], self.at_once)
+        ]
         return Batch(
-            torch.cat([x, adv]),
+            torch.cat([x, *adv]),
             torch.cat([target, target]),
             torch.cat([known, known]),
             normal.shape[0],
         )
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """Change the weights once; return the losses.
+        """Change the weights once; return the losses and the norm of their gradient.
 
-        A loss that is not finite leaves the weights as they are.
+        If one of them is not finite, the weights stay as they are, in every process.
         """
         config = self.config
         images = batch.x.shape[0]
@@ -153,11 +166,9 @@ class Step:
         )
         self.trained.train()
         self.optimiser.zero_grad(set_to_none=True)
-        chunk = config.optimiser.chunk or images
         total = torch.zeros(2, device=self.device)
-        for first in range(0, images, chunk):
-            part = slice(first, first + chunk)
-            last = first + chunk >= images
+        for part in portions(images, self.at_once):
+            last = part.stop == images
             shared = isinstance(self.trained, DistributedDataParallel) and not last
             with self.trained.no_sync() if shared else nullcontext():  # type: ignore[operator]
                 with autocast(self.device, self.dtype):
@@ -170,14 +181,16 @@ class Step:
                     penalty = each.sum() / images
                 torch.autograd.backward(loss + penalty)
             total += torch.stack([loss.detach(), penalty.detach()])
-        loss, penalty = total.tolist()
-        figures = {"loss": loss, "regulariser": penalty}
-        if not math.isfinite(loss + penalty):
-            return figures
-        if config.optimiser.clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.optimiser.clip)
-            figures["gradient_norm"] = float(norm)
-        self.optimiser.step()
+        loss, penalty = self.processes.mean(total).tolist()
+        # Gradients are those of all processes by now.
+        trained = [p for p in self.network.parameters() if p.grad is not None]
+        if config.optimiser.clip is None:
+            norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        else:
+            norm = nn.utils.clip_grad_norm_(trained, config.optimiser.clip)
+        figures = {"loss": loss, "regulariser": penalty, "gradient_norm": float(norm)}
+        if all(math.isfinite(figure) for figure in figures.values()):
+            self.optimiser.step()
         return figures
 
     def _entropy(self, logits: Tensor, batch: Batch, part: slice) -> Tensor:

@@ -5,30 +5,31 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 from robustad.detectors import PatchGuard
-from robustad.errors import StateError, TrainingError
+from robustad.errors import TrainingError
 from robustad.networks import set_fused_attention
 from robustad.progress import status
 from robustad.pseudo import PseudoAnomalies
 from robustad.training import checkpoint
+from robustad.training.augment import augmented
 from robustad.training.checkpoint import Progress
 from robustad.training.config import TrainingConfig
 from robustad.training.distributed import Processes
 from robustad.training.images import Images, split
 from robustad.training.log import Log
 from robustad.training.schedule import average, learning_rate
-from robustad.training.seeds import DROPOUT, ORDER, PSEUDO, START, seeds
+from robustad.training.seeds import AUGMENT, DROPOUT, ORDER, PSEUDO, START, seeds
 from robustad.training.step import Step
 from robustad.training.validation import Found, Validation
+from robustad.training.warm import WarmStarts
 
 CHECKPOINT, BEST, FINAL = "checkpoint.safetensors", "best.safetensors", "detector.safetensors"
 
@@ -48,8 +49,8 @@ class Trainer:
         Of the run.
     out : Path
         Folder for checkpoint, log and detector.
-    data_hash : str
-        Of the images, so that a checkpoint of another run is refused.
+    progress : Progress
+        Of a run that begins: what it is made from, so that a checkpoint of another one is refused.
     processes : Processes
         This process among those of the run.
     """
@@ -62,7 +63,7 @@ class Trainer:
         config: TrainingConfig,
         out: Path,
         *,
-        data_hash: str,
+        progress: Progress,
         processes: Processes,
     ) -> None:
         self.detector, self.config, self.out = detector, config, out
@@ -74,19 +75,13 @@ class Trainer:
             lr=config.optimiser.lr,
             weight_decay=config.optimiser.weight_decay,
         )
-        trained: nn.Module = self.network
-        if processes.count > 1:
-            trained = DistributedDataParallel(self.network)
-        if config.compile:
-            trained = torch.compile(trained)  # type: ignore[assignment]
         self.step = Step(
             self.network,
-            trained,
             self.optimiser,
             pseudo,
             config,
             top_k=detector.top_fraction,
-            device=self.device,
+            processes=processes,
         )
         # torch's fused attention on CPUs goes backward in bfloat16 at half the speed of the one
         # that is written out; in float32 they are level.
@@ -94,13 +89,10 @@ class Trainer:
         set_fused_attention(self.network, not slow)
         self.validation = Validation(held_out, pseudo, config, self.network.grid, self.device)
         self.averaged = copy.deepcopy(self.network) if config.optimiser.ema is not None else None
-        # Perturbations that the last attacks on each image ended with, normal and pseudo-anomalous.
-        self.ended: Tensor | None = None
+        self.warm: WarmStarts | None = None
         if config.attack.start == "warm":
-            self.ended = torch.zeros(
-                len(self.images), 2, *images.pixels.shape[1:], dtype=torch.float16
-            )
-        self.progress = Progress(config=config.fingerprint(), data=data_hash)
+            self.warm = WarmStarts(len(self.images), images.pixels.shape[1:])
+        self.progress = progress
         self.best: Found | None = None
 
     def run(
@@ -128,8 +120,8 @@ class Trainer:
         history = self.progress.history
         first = self.processes.first
         total = epochs * per_epoch
-        with status("train", total, enabled=progress and first) as show:
-            log = Log(self.out, history) if first else None
+        log_file = Log(self.out, history) if first else nullcontext()
+        with status("train", total, enabled=progress and first) as show, log_file as log:
             while self.progress.epoch < epochs and not self._stopped():
                 row = self._epoch(self.progress.epoch, per_epoch, show)
                 self.progress.epoch += 1
@@ -138,13 +130,12 @@ class Trainer:
                     say(_line(row | found))
                 row |= found
                 history.append(row)
-                if first:
-                    self._save()
-                    if log is not None:
+                if log is not None:
+                    # The log first: a kill between the two leaves a row that is written again.
+                    with checkpoint.writing(self.out):
                         log.add(row)
+                    self._save()
                 self.processes.wait()
-            if log is not None:
-                log.close()
         self._take_best()
 
     def _batches(self, epoch: int) -> list[list[tuple[int, int]]]:
@@ -167,25 +158,24 @@ class Trainer:
         began, sums, done = time.perf_counter(), np.zeros(2), 0
         norms = []
         for number, batch in enumerate(self._batches(epoch)):
-            share = batch[self.processes.rank :: self.processes.count]
             rate = learning_rate(self.config.optimiser, epoch + number / per_epoch)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             strength = self.config.attack.strength(epoch + number / per_epoch)
-            figures = self._one(epoch, share, strength)
-            if not np.isfinite([figures["loss"], figures["regulariser"]]).all():
+            figures = self._one(epoch, batch, strength)
+            if not np.isfinite([*figures.values()]).all():
                 raise TrainingError(
-                    f"the loss is not finite (loss {figures['loss']}, regulariser "
-                    f"{figures['regulariser']}) in epoch {epoch + 1}, step {number + 1}; "
-                    f"{self.out / CHECKPOINT} holds the state after epoch {epoch}. A smaller "
-                    "optimiser.lr or attack_precision=float32 may help"
+                    f"the loss or its gradient is not finite (loss {figures['loss']}, regulariser "
+                    f"{figures['regulariser']}, norm of the gradient {figures['gradient_norm']}) "
+                    f"in epoch {epoch + 1}, step {number + 1}; {self._state(epoch)}. A smaller "
+                    "optimiser.lr, or attack_precision and precision of float32, may help"
                 )
             if self.averaged is not None:
                 decay = self.config.optimiser.ema or 0.0
                 average(self.averaged, self.network, decay, epoch * per_epoch + number)
             sums += len(batch) * np.array([figures["loss"], figures["regulariser"]])
             done += len(batch)
-            norms.append(figures.get("gradient_norm", 0.0))
+            norms.append(figures["gradient_norm"])
             speed = done / (time.perf_counter() - began)
             show(epoch * per_epoch + number + 1, self._status(epoch, sums[0] / done, speed))
         seconds = time.perf_counter() - began
@@ -199,29 +189,38 @@ class Trainer:
             "seconds": seconds,
         }
 
-    def _one(self, epoch: int, items: list[tuple[int, int]], strength: float) -> dict[str, float]:
-        """One step on some (image, draw), attacked at a share of eps."""
-        rows = [row for row, _ in items]
-        normal, foreground = self.images.take(rows, self.device)
+    def _state(self, epoch: int) -> str:
+        if epoch == 0:
+            return "no epoch was done, so nothing was kept"
+        return f"{self.out / CHECKPOINT} holds the state after epoch {epoch}"
+
+    def _one(self, epoch: int, batch: list[tuple[int, int]], strength: float) -> dict[str, float]:
+        """One step on some (image, draw), shared by the processes, attacked at a share of eps."""
+        items = self.processes.share(batch)
+        normal, foreground = self.images.take([row for row, _ in items], self.device)
         seed = self.config.seed
+        normal, foreground = augmented(
+            normal,
+            foreground,
+            self.config.augmentation,
+            seeds=[seeds(seed, AUGMENT, epoch, *item, count=1)[0] for item in items],
+        )
         pseudo_seeds = [seeds(seed, PSEUDO, epoch, *item, count=1)[0] for item in items]
         starts = [seeds(seed, START, epoch, *item, count=2) for item in items]
-        start = None
-        if self.ended is not None and (epoch > 0 or self.progress.epoch > 0):
-            start = self.ended[rows].transpose(0, 1).flatten(0, 1).float().to(self.device)
-        batch = self.step.attacked(
+        warm = self.warm
+        made = self.step.attacked(
             normal,
             foreground,
             pseudo_seeds=pseudo_seeds,
             start_seeds=[pair[0] for pair in starts] + [pair[1] for pair in starts],
-            start=start,
+            start=None if warm is None else warm.take([row for row, _ in items], self.device),
             strength=strength,
         )
-        if self.ended is not None and batch.x.shape[0] > 2 * len(items):
-            count = 2 * len(items)
-            delta = (batch.x[count:] - batch.x[:count]).cpu().half()
-            self.ended[rows] = delta.reshape(2, len(items), *delta.shape[1:]).transpose(0, 1)
-        return self.step.update(batch)
+        clean = 2 * len(items)
+        if warm is not None and made.x.shape[0] > clean:
+            rows = [row for row, _ in batch]
+            warm.keep(rows, made.x[clean:] - made.x[:clean], self.processes)
+        return self.step.update(made)
 
     def _status(self, epoch: int, loss: float, speed: float) -> str:
         robust = "-" if self.best is None else f"{self.best.robust_auroc:.3f}"
@@ -241,13 +240,13 @@ class Trainer:
         due = every and (epoch % every == 0 or epoch == self.config.optimiser.epochs)
         if not due:
             return {}
-        # In every process: each comes to the same figures, and to the same decision to stop.
-        found = self.validation.run(self.kept, self.detector.top_fraction, self.step.attack_dtype)
+        # In every process, as there is nothing else to do; what the first one finds is what counts.
+        found = self.processes.agreed(
+            self.validation.run(self.kept, self.detector.top_fraction, self.step.attack_dtype)
+        )
         if found.better_than(self.best):
             self.best = found
             self.progress.best_epoch, self.progress.stale = epoch, 0
-            if self.processes.first:
-                self._write(BEST, checkpoint.prefixed("network", self.kept.state_dict()))
         else:
             self.progress.stale += 1
         return found.figures
@@ -261,31 +260,50 @@ class Trainer:
         tensors |= checkpoint.optimiser_tensors(self.optimiser, self.network)
         if self.averaged is not None:
             tensors |= checkpoint.prefixed("averaged", self.averaged.state_dict())
-        if self.ended is not None:
-            tensors["ended"] = self.ended
-        self._write(CHECKPOINT, tensors)
+        if self.warm is not None:
+            tensors["ended"] = self.warm.ended
+        with checkpoint.writing(self.out):
+            checkpoint.write(self.out / CHECKPOINT, self.progress, tensors)
+        if self.progress.best_epoch == self.progress.epoch:
+            self._save_best()
 
-    def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
-        checkpoint.write(self.out / name, self.progress, tensors)
+    def _save_best(self) -> None:
+        """Keep the weights; after the checkpoint, from which they can be had if this is cut off."""
+        tensors = checkpoint.prefixed("network", self.kept.state_dict())
+        with checkpoint.writing(self.out):
+            checkpoint.write(self.out / BEST, self.progress, tensors)
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT
         if not path.is_file():
             return
         found, tensors = checkpoint.read(path)
-        checkpoint.check_same(path, found, self.progress.config, self.progress.data)
+        checkpoint.check_same(path, found, self.progress)
         self.progress = found
-        _load(self.network, checkpoint.unprefixed("network", tensors), path)
+        checkpoint.load(self.network, checkpoint.unprefixed("network", tensors), path)
         checkpoint.restore_optimiser(self.optimiser, self.network, tensors, path)
         if self.averaged is not None:
-            _load(self.averaged, checkpoint.unprefixed("averaged", tensors), path)
-        if self.ended is not None:
-            self.ended = tensors["ended"]
+            checkpoint.load(self.averaged, checkpoint.unprefixed("averaged", tensors), path)
+        if self.warm is not None:
+            self.warm.ended = tensors["ended"]
         if found.best_epoch is not None:
             row = found.history[found.best_epoch - 1]
             self.best = Found(
                 row["val_clean_auroc"], row["val_robust_auroc"], row["val_robust_loss"], {}
             )
+            self._check_best(found)
+
+    def _check_best(self, found: Progress) -> None:
+        """See that the best weights are there now, not after days of training without them."""
+        path = self.out / BEST
+        if found.best_epoch == found.epoch:
+            if self.processes.first:
+                self._save_best()
+            self.processes.wait()
+            return
+        kept = checkpoint.read_progress(path)
+        if kept.data != found.data or (kept.best_epoch or 0) < (found.best_epoch or 0):
+            raise checkpoint.not_the_best(path, found.best_epoch, kept.best_epoch)
 
     def _take_best(self) -> None:
         """Put the weights that are kept into the detector."""
@@ -296,11 +314,8 @@ class Trainer:
             path = self.out / BEST
             found, tensors = checkpoint.read(path)
             if found.best_epoch != self.progress.best_epoch or found.data != self.progress.data:
-                raise StateError(
-                    f"{path}: expected the weights after epoch {self.progress.best_epoch}, got "
-                    f"those after epoch {found.best_epoch}"
-                )
-            _load(self.network, checkpoint.unprefixed("network", tensors), path)
+                raise checkpoint.not_the_best(path, self.progress.best_epoch, found.best_epoch)
+            checkpoint.load(self.network, checkpoint.unprefixed("network", tensors), path)
         set_fused_attention(self.network, True)
         self.network.eval()
 
@@ -311,10 +326,3 @@ def _line(row: dict[str, float]) -> str:
         f"{row['val_clean_auroc']:.3f} clean, {row['val_robust_auroc']:.3f} attacked, "
         f"{row['images_per_second']:.1f} images/s"
     )
-
-
-def _load(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise StateError(f"{path}: does not fit the network: {error}") from error

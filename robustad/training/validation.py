@@ -18,7 +18,7 @@ from robustad.training.config import AttackConfig, TrainingConfig, TrainingObjec
 from robustad.training.images import Images
 from robustad.training.inner import adversarial
 from robustad.training.loss import patch_loss, patch_targets
-from robustad.training.regulariser import spread
+from robustad.training.regulariser import spread, watched_layers
 from robustad.training.seeds import VALIDATION_PSEUDO, VALIDATION_START, seeds
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -157,8 +157,8 @@ class Validation:
 
     @torch.no_grad()
     def _attention(self, network: PatchNetwork) -> dict[str, float]:
-        """How attention spreads on the first normal images, last block and discriminator."""
-        layers = list(dict.fromkeys(network.attention_layers[-2:]))
+        """How attention spreads on the first normal images."""
+        layers = watched_layers(self.config.regulariser, network)
         if not layers:
             return {}
         x, _ = self.images.take(list(range(min(8, len(self.images)))), self.device)

@@ -222,17 +222,26 @@ def test_the_smooth_mean_is_the_largest_over_capped_weights(top, share):
     assert torch.autograd.gradcheck(value, (leaf,), eps=1e-6)
 
 
-def test_misorder_is_flip_of_squashed_scores():
+def test_misorder_is_flip_of_logits_squashed_around_two_levels():
     clean = torch.tensor([[0.0, 1.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0], [1.0, 9.0, 9.0, 1.0]])
     patch = torch.tensor([[3.0, 3.0, 5.0, 3.0], [2.0, 2.0, 0.0, 4.0], [2.0, 0.0, 3.0, 1.0]])
-    found = Scores(patch=patch, image=patch[:, 0], label=torch.tensor([0, 1, 1]), mask=MASK,
-                   clean=clean)  # fmt: skip
+    given = {"patch": patch, "image": patch[:, 0], "label": torch.tensor([0, 1, 1]), "mask": MASK}
     z = 2 / np.sqrt(1.25)  # above the normal patches' level of 3, in their standard deviation
-    of = [z / (1 + z) / 4, -(0.5 + 0.5 - 0.5 + 0.75) / 4, (0.5 + 0.0) / 2 - (-0.5 + 2 / 3) / 2]
-    assert np.allclose(misorder(found), of, atol=1e-6)
-    assert torch.equal(
-        misorder(dataclasses.replace(found, patch=clean))[:1] <= 0, torch.tensor([True])
-    )
+    own = [z / (1 + z) / 4, -(0.5 + 0.5 - 0.5 + 0.75) / 4, (0.5 + 0.0) / 2 - (-0.5 + 2 / 3) / 2]
+    plain = [(3 * 3 / 4 + 5 / 6) / 4, -(2 * 2 / 3 + 0.8) / 4, (2 / 3 + 0.5) / 2 - (0.0 + 0.75) / 2]
+    expected = [(a + b) / 2 for a, b in zip(own, plain, strict=True)]
+    assert np.allclose(misorder(Scores(**given, clean=clean)), expected, atol=1e-6)
+    known = Scores(**given, own=LogitScale.of_normal_patches(clean, MASK))
+    assert np.allclose(misorder(known), expected, atol=1e-6)
+    # another level of the detector
+    scale = LogitScale(torch.tensor(1.0), torch.tensor(2.0)).to(patch, 3)
+    z = (patch.double() - 1) / 2
+    outside, inside = ~MASK, MASK
+    squashed = z / (1 + z.abs())
+    apart = (squashed * outside).sum(1) / outside.sum(1).clamp_min(1)
+    apart = apart - (squashed * inside).sum(1) / inside.sum(1).clamp_min(1)
+    found = misorder(Scores(**given, clean=clean, scale=scale))
+    assert np.allclose(found, (np.array(own) + apart.numpy()) / 2, atol=1e-6)
 
 
 def test_the_smooth_maximum_tends_to_the_maximum():

@@ -5,7 +5,7 @@ import torch
 from robustad.attacks import LogitScale, attack
 from robustad.attacks.problem import Problem
 from robustad.errors import InputError
-from robustad.evaluation.worst import pair_margin
+from robustad.evaluation.worst import order_margin, pair_margin
 
 
 def label(*values):
@@ -67,15 +67,17 @@ def test_of_several_candidates_for_one_image_the_worst_is_kept(mean_red):
 
 def test_what_hurts_the_patches_most_is_kept_too(mean_red):
     x = torch.full((1, 3, 8, 8), 0.5)
-    mask = torch.tensor([[False, True]])  # a level of 0.5 and, for one patch, a spread of 1
+    mask = torch.tensor([[False, True]])  # a level of 0.5 and, as both are alike, a spread of 1
     problem = Problem.of(mean_red, x, label=label(1), mask=mask, eps=0.1)
     up, down = x.clone(), x.clone()
     up[:, 0, :4] += 0.1  # raises the normal patch: worse pixels, a better image score
     down[:, 0, 4:] -= 0.05
     problem.scores(up)
     problem.scores(down)
-    assert torch.allclose(problem.meter.pixel.value, torch.tensor([0.1 / 1.1]))
-    assert torch.equal(problem.meter.pixel.images, up)
+    assert torch.allclose(problem.meter.pixel.value, torch.tensor([0.1]))
+    assert torch.allclose(problem.meter.order.value, torch.tensor([0.1 / 1.1]))
+    for record in (problem.meter.pixel, problem.meter.order):
+        assert torch.equal(record.images, up)
     assert torch.equal(problem.worst(), down)
 
 
@@ -151,6 +153,21 @@ def test_thresholds_come_from_the_detector_or_the_caller(mean_red, images):
     assert attack(mean_red, x, threshold=0.9, **given).success.tolist() == [False, True] * 2
 
 
+def test_thresholds_of_a_detector_that_knows_normal_images_alone(mean_red, images):
+    from robustad.conformal import ConformalScores
+    from robustad.verdict import Policy
+
+    mean_red.calibrator, mean_red.conformal = None, ConformalScores([0.1, 0.2, 0.3])
+    x, given = images(), {"label": label(0, 1, 0, 1), "attack": "fgsm", "eps": 0.3}
+    mean_red.policy = Policy()
+    assert attack(mean_red, x, **given).success is None
+    mean_red.policy = Policy(p_value_threshold=0.25)
+    found = attack(mean_red, x, **given)
+    assert found.success.tolist() == ((found.score > 0.3) == (given["label"] == 0)).tolist()
+    mean_red.policy = Policy(p_value_threshold=0.1)  # three images cannot promise that
+    assert attack(mean_red, x, **given).success is None
+
+
 def test_keep_says_which_image_is_returned(scorer, images):
     wild = scorer(lambda x: torch.sin(300 * x.flatten(2).mean(dim=2)))
     x, given = images(12), {"label": torch.tensor([0, 1] * 6), "attack": "pgd10", "eps": 0.05}
@@ -173,9 +190,24 @@ def test_an_attack_on_patches_still_reports_the_worst_image_score(smooth, images
     sign = 1 - 2 * given["label"]
     assert (sign * found.worst_score >= sign * found.score).all()
     assert (sign * found.worst_score > sign * found.score).any()
-    clean, kept, returned = (
-        -pair_margin(patch.detach().numpy(), mask.numpy(), found.clean_patch_scores.numpy())
-        for patch in (found.clean_patch_scores, found.pixel_patch_scores, found.patch_scores)
+    clean, returned, plain, order = (
+        one.detach().numpy()
+        for one in (
+            found.clean_patch_scores,
+            found.patch_scores,
+            found.pixel_patch_scores,
+            found.order_patch_scores,
+        )
     )
-    assert (kept >= np.maximum(clean, returned) - 1e-6).all()
-    assert (kept > clean).all()
+    truth, scale = mask.numpy(), LogitScale.of_images(found.clean_patch_scores)
+
+    def squashed(patch):
+        return order_margin(patch, truth, clean=clean, scale=scale)
+
+    for rule, kept, other in (
+        (lambda patch: pair_margin(patch, truth), plain, order),
+        (squashed, order, plain),
+    ):
+        least = np.minimum(np.minimum(rule(clean), rule(returned)), rule(other))
+        assert (rule(kept) <= least + 1e-6).all()
+        assert (rule(kept) < rule(clean)).all()

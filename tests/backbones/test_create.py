@@ -45,5 +45,6 @@ def test_a_configuration_is_strict():
 
 @pytest.mark.parametrize("options", [{"weights": "random"}, {"layers": (2,)}])
 def test_filters_take_no_options(options):
-    with pytest.raises(InputError, match=r"^backbone 'filters' takes neither weights nor layers$"):
+    message = r"^backbone 'filters' takes no weights, layers or normalisation$"
+    with pytest.raises(InputError, match=message):
         create("filters", **options)

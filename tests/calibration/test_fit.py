@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from robustad.calibration import Platt, calibrate
+from robustad.calibration import Beta, Isotonic, Platt, Temperature, calibrate
 from robustad.calibration.fit import fitted
 from robustad.errors import InputError
 from robustad.verdict import Policy, binary_entropy
@@ -51,9 +51,46 @@ def test_a_defect_rate_shifts_the_curve():
     assert calibrator.predict_proba(scores).mean() < 0.1
 
 
+@pytest.mark.filterwarnings("ignore:Isotonic")
+@pytest.mark.parametrize(
+    ("method", "kind"), [("temperature", Temperature), ("isotonic", Isotonic), ("auto", Platt)]
+)
+def test_other_methods_by_name(method, kind):
+    scores, labels = sample()
+    scores = scores - 0.7
+    detector = SimpleNamespace(calibrator=None, policy=None)
+    calibrate(detector, scores, labels, method=method)
+    assert detector.calibrator.to_dict() == kind().fit(scores, labels).to_dict()
+
+
+def test_a_calibrator_gives_the_method_and_stays_as_it_is():
+    scores, labels = sample()
+    given = Beta(score_range=(-9.0, 9.0))
+    found, _ = fitted(scores, labels, method=given)
+    assert found.score_range == (-9.0, 9.0)
+    assert found is not given
+    assert given.unfitted().fit(scores, labels).to_dict() == found.to_dict()
+
+
+def test_weights_and_a_band():
+    scores, labels = sample()
+    weight = np.where(labels, 2.0, 1.0)
+    found, _ = fitted(scores, labels, weight, bootstrap=30, defect_rate=0.1)
+    plain = Platt().fit(scores, labels, weight).with_prior(0.1)
+    assert found.slope == plain.slope
+    low, high = found.predict_interval(scores)
+    assert (low < found.predict_proba(scores)).all()
+    assert (high < 0.9).any()
+    assert found.band.draws == 30
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"method": "spline"}, "method: expected one of platt, .*, auto, got 'spline'"),
+        ({"method": "beta"}, "beta needs the range of the scores"),
+        ({"bootstrap": 3}, "draws: expected a whole number >= 20, got 3"),
+        ({"sample_weight": np.zeros(100)}, "sample_weight: expected a positive weight"),
         ({"entropy_false_alarm": 1.0}, r"entropy_false_alarm: expected a share in \[0, 1\), got 1"),
         ({"entropy_false_alarm": -0.1}, "entropy_false_alarm: expected"),
         ({"entropy_false_alarm": float("nan")}, "entropy_false_alarm: expected"),

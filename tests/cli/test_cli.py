@@ -9,7 +9,10 @@ from PIL import Image
 import robustad
 from robustad.cli import main
 
-VERBS = ("demo", "fit", "evaluate", "calibrate", "predict", "export", "verify")
+VERBS = (
+    *("demo", "fit", "evaluate", "calibrate", "predict", "export", "verify"),
+    *("watch", "serve", "score"),
+)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +242,7 @@ def test_demo_makes_everything(run, tmp_path, monkeypatch):
     assert made == {
         "report.html",
         "detector.onnx",
+        "detector.onnx.sha256",
         "detector.safetensors",
         "evaluation.json",
         "verification.json",

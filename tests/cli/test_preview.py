@@ -69,6 +69,55 @@ def test_foregrounds_from_files(run, tmp_path, surfaces_root, category):
     assert "at least one pixel in each image, got none in train/good/000.png" in err
 
 
+def test_it_shows_what_a_preset_trains_on(run, tmp_path, monkeypatch):
+    """Size and bounds are those of the network and the preset, unless an option says otherwise."""
+    small(monkeypatch)
+    base = ("preview", "--category", "tray", "--count", 1, "--quiet")
+    shown = {}
+    for name, more in {
+        "fast": ("--preset", "fast"),
+        "again": ("--preset", "fast", "--image-size", 64),
+        "large": ("--preset", "fast", "--set", "pseudo.size=[200,220]", "network.image_size=64"),
+    }.items():
+        code, _, err = run(*base, *more, "--out", tmp_path / f"{name}.png")
+        assert code == 0, err
+        shown[name] = picture(tmp_path / f"{name}.png")
+        assert shown[name].shape[0] == 3 * 68 + 4
+    np.testing.assert_array_equal(shown["fast"], shown["again"])
+    mask = {name: (one[4 + 2 * 68 : -4, 60:124] == 255).all(axis=2) for name, one in shown.items()}
+    assert mask["large"].mean() > 0.3 > mask["fast"].mean()
+    code, _, err = run(*base, "--set", "pseudo.sise=[2,3]", "--out", tmp_path / "p.png")
+    assert code == 1
+    assert "pseudo.sise: there is no such field; did you mean pseudo.size?" in err
+
+
+def test_normal_images_are_augmented_as_in_training(run, tmp_path, monkeypatch):
+    small(monkeypatch)
+    base = ("preview", "--category", "tray", "--count", 1, "--image-size", 48, "--quiet")
+    shown = {}
+    for name, more in {
+        "plain": (),
+        "same": ("--set", "augmentation.brightness=0"),
+        "bright": ("--set", "augmentation.brightness=0.9"),
+    }.items():
+        code, _, err = run(*base, *more, "--out", tmp_path / f"{name}.png")
+        assert code == 0, err
+        shown[name] = picture(tmp_path / f"{name}.png")[6:50, 62:106].astype(int)
+    np.testing.assert_array_equal(shown["plain"], shown["same"])
+    assert abs(shown["bright"] - shown["plain"]).mean() > 5
+
+
+def test_a_preset_with_masks_can_be_looked_at_without(run, tmp_path, monkeypatch):
+    small(monkeypatch)
+    given = ("--set", "foreground.method=files", f"foreground.folder={tmp_path / 'none'}")
+    base = ("preview", "--category", "tray", "--count", 1, "--image-size", 48, *given)
+    code, _, err = run(*base, "--out", tmp_path / "p.png")
+    assert code == 1
+    assert "expected a folder with foreground masks" in err
+    code, _, err = run(*base, "--foreground", "whole", "--out", tmp_path / "p.png")
+    assert code == 0, err
+
+
 def test_errors_name_the_option(run, tmp_path):
     code, _, err = run("preview", "--category", "tray", "--out", tmp_path / "p.txt")
     assert code == 1

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import robustad
 from robustad.backbones import create
-from robustad.calibration import Platt, RawScore, calibrate
+from robustad.calibration import PixelPlatt, Platt, RawScore, calibrate
 from robustad.detectors import AnomalyDINO, load
 from robustad.detectors.state import HEADER, DetectorState
 from robustad.errors import InputError, NotFittedError, StateError
@@ -23,6 +23,62 @@ def pictures(count=2, seed=0, size=64):
 
 def filters(**options):
     return AnomalyDINO("filters", image_size=64, **options).fit(pictures())
+
+
+@pytest.mark.filterwarnings("ignore:(Isotonic|Temperature)")
+@pytest.mark.parametrize("method", ["platt", "temperature", "beta", "isotonic"])
+def test_every_calibration_travels_along(tmp_path, method):
+    detector = filters()
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    scores = rng.uniform(0.1, 0.5, 60) + 0.4 * labels
+    calibrate(detector, scores, labels, method=method, bootstrap=20, defect_rate=0.1)
+    maps = rng.normal(0.0, 1.0, (2, 8, 8))
+    detector.pixel_calibrator = PixelPlatt().fit(maps, maps > 0.5)
+    path = tmp_path / "detector.safetensors"
+    detector.save(path)
+    again = load(path)
+    assert again.calibrator.to_dict() == detector.calibrator.to_dict()
+    assert again.pixel_calibrator.to_dict() == detector.pixel_calibrator.to_dict()
+    assert_same(detector, again)
+    one, two = detector.predict(pictures(2, seed=9)), again.predict(pictures(2, seed=9))
+    np.testing.assert_array_equal(one.probability_map, two.probability_map)
+    np.testing.assert_array_equal(one.probability_interval, two.probability_interval)
+    low, high = one.probability_interval
+    assert ((low <= one.probability) & (one.probability <= high)).all()
+    assert one.probability_map[0].shape == one.anomaly_map[0].shape
+    assert (one.probability_map[0].argmax(), one.probability_map[0].dtype) == (
+        one.anomaly_map[0].argmax(),
+        np.float32,
+    )
+
+
+def test_a_map_of_probabilities_as_a_tensor(tmp_path):
+    detector = filters()
+    maps = torch.rand(2, 4, 5)
+    assert detector.probability_map(maps).isnan().all()
+    values = np.random.default_rng(0).normal(0.5, 0.3, (2, 8, 8))
+    detector.pixel_calibrator = PixelPlatt().fit(values, values > 0.6)
+    expected = detector.pixel_calibrator.predict_proba(maps.numpy())
+    np.testing.assert_allclose(detector.probability_map(maps).numpy(), expected, atol=1e-6)
+    prediction = detector.predict(pictures())
+    assert prediction.probability_interval is None
+    assert set(prediction.to_records()[0]) == {
+        "name", "score", "probability", "entropy", "p_value", "verdict",
+    }  # fmt: skip
+    detector.fit(pictures(seed=3))
+    assert detector.pixel_calibrator is None
+    assert detector.predict(pictures()).probability_map is None
+
+
+def test_files_without_a_pixel_calibration_are_read(saved):
+    header = header_of(saved)
+    assert "pixel_calibration" not in header  # so that older versions can read it
+    assert load(saved).pixel_calibrator is None
+    header["pixel_calibration"] = {"method": "pixel_platt", "slope": "steep"}
+    rewrite(saved, header)
+    with pytest.raises(StateError, match=r"damaged or of another version: pixel calibration: "):
+        load(saved)
 
 
 @pytest.fixture
@@ -107,6 +163,11 @@ def test_calibrator_and_policy_are_kept(tmp_path):
     assert again.policy == made.policy
 
 
+def test_files_without_held_out_scores_read_as_older_versions_wrote_them(saved):
+    assert set(header_of(saved)) == {"format", "method", "config", "calibration", "policy"}
+    assert header_of(saved)["policy"] == {"threshold": 0.5, "entropy_threshold": None}
+
+
 def test_a_file_is_safetensors_with_a_json_header(saved):
     start = saved.read_bytes()
     (length,) = struct.unpack("<Q", start[:8])
@@ -189,6 +250,9 @@ def test_a_foreign_safetensors_file(saved):
         (lambda h: h.update(calibration={"method": "voodoo"}), "damaged .*got 'voodoo'"),
         (lambda h: h.update(calibration={"method": "platt"}), "damaged or of another version"),
         (lambda h: h.update(policy={"threshold": 7, "entropy_threshold": None}), "threshold: exp"),
+        (lambda h: h.update(policy={"limit": 7}), "policy: expected threshold, .* got 'limit'"),
+        (lambda h: h.update(conformal={"normal": []}), "damaged .*: conformal: expected"),
+        (lambda h: h.update(pixel_threshold={"value": 1}), "damaged .*: risk control: damaged"),
     ],
 )
 def test_tampered_headers(saved, change, message):

@@ -1,5 +1,6 @@
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,6 +38,20 @@ def without_times(evaluation):
     for condition in document["conditions"].values():
         condition.pop("seconds")
     return document
+
+
+def test_the_detectors_own_held_out_scores_are_used():
+    from robustad.conformal import ConformalScores
+    from robustad.evaluation.fixed import own
+
+    scores = ConformalScores([0.1, 0.2, 0.3])
+    made = SimpleNamespace(calibrator=None, conformal=scores, policy=scores.policy(fpr=0.3))
+    fixed = own(made)
+    assert fixed.conformal is scores
+    assert fixed.typical == pytest.approx(0.2)
+    assert fixed.threshold == np.nextafter(np.float32(0.3), np.float32(1))
+    made.policy = Policy()
+    assert own(made).threshold is None
 
 
 def test_the_clean_pass_matches_a_computation_by_hand(redness, samples):

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from robustad.backbones import create
 from robustad.calibration import Platt, RawScore
+from robustad.conformal import ConformalScores
 from robustad.detectors import AnomalyDINO, Detector
 from robustad.export import export_onnx
 from robustad.geometry import Geometry, resize_bicubic
@@ -113,10 +114,12 @@ def contrast_class():
 
 @pytest.fixture(scope="session")
 def masked(tmp_path_factory):
-    """Everything at once: whitening, mask, k = 3, calibration, policy, free size."""
+    """Everything at once: whitening, mask, k = 3, calibration, held-out scores, free size."""
     detector = AnomalyDINO("filters", image_size=64, mask=True, mask_threshold=1.0, k=3)
     detector.fit(images_of(4, 64, 80, seed=1))
     detector.calibrator = fitted_platt(detector)
+    normal = detector.predict(images_of(9, 64, 80, seed=70)).score
+    detector.conformal = ConformalScores(normal)
     detector.policy = Policy(threshold=0.4, entropy_threshold=0.6)
     path = tmp_path_factory.mktemp("masked") / "masked.onnx"
     attacks = [{"name": "fgsm", "norm": "linf", "eps": 8 / 255, "auroc": 0.5}]

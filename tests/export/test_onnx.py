@@ -14,12 +14,14 @@ from onnxscript import ir
 import robustad.export.onnx as onnx_module
 import robustad.export.trace as trace_module
 from robustad.calibration import Platt
+from robustad.conformal import ConformalScores, p_values
 from robustad.detectors import AnomalyDINO
 from robustad.errors import InputError, NotFittedError
 from robustad.export import ArtefactMetadata, export_onnx
+from robustad.runtime.integrity import check_integrity
 from robustad.verdict import binary_entropy
 
-OUTPUTS = ["score", "probability", "entropy", "patch_scores", "anomaly_map"]
+OUTPUTS = ["score", "probability", "entropy", "patch_scores", "anomaly_map", "p_value"]
 
 
 def names_in(folder):
@@ -46,6 +48,9 @@ def assert_agrees(detector, session, x):
         score = detector.aggregate(patch_scores).numpy()
         anomaly_map = detector.anomaly_map(patch_scores, x.shape[2:]).numpy()
     probability = detector.probability(score)
+    # the file's own scores, as a score's last digit may pass a held-out one
+    p_value = detector.evidence(found["score"]).p_value
+    np.testing.assert_allclose(found["p_value"], p_value, rtol=0, atol=1e-6)
     assert {name: value.dtype for name, value in found.items()} == dict.fromkeys(
         OUTPUTS, np.dtype(np.float32)
     )
@@ -108,13 +113,39 @@ def test_calibration_can_be_overridden_without_a_new_export(masked, vit, resnet,
     for exported in (masked, vit, resnet):
         session = session_of(exported.path)
         names = {value.name for value in session.get_overridable_initializers()}
-        assert names == {"calibration_slope", "calibration_intercept"}
+        assert names == {"calibration_slope", "calibration_intercept", "conformal_scores"}
         edge = 70 if exported is vit else 64
         x = make_batch(3, edge, edge, seed=7)
         found = run(session, x, calibration_slope=3.0, calibration_intercept=-1.0)
         expected = 1 / (1 + np.exp(1.0 - 3.0 * found["score"].astype(np.float64)))
         np.testing.assert_allclose(found["probability"], expected, atol=1e-6)
         np.testing.assert_allclose(found["entropy"], binary_entropy(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 4, 10_000])
+def test_held_out_scores_can_be_overridden_by_any_number(masked, vit, make_batch, count):
+    held_out = np.random.default_rng(0).random(count).astype(np.float32)
+    for exported in (masked, vit):  # with held-out scores of its own, and without
+        session = session_of(exported.path)
+        edge = 70 if exported is vit else 64
+        found = run(session, make_batch(3, edge, edge, seed=7), conformal_scores=held_out)
+        expected = p_values(found["score"], held_out)
+        np.testing.assert_allclose(found["p_value"], expected, rtol=1e-6)
+
+
+def test_no_held_out_scores_no_p_value(masked, vit, make_batch):
+    assert np.isnan(run(session_of(vit.path), make_batch(2, 70, 70, seed=7))["p_value"]).all()
+    x = make_batch(2, 64, 64, seed=7)
+    found = run(session_of(masked.path), x, conformal_scores=[np.nan])["p_value"]
+    assert np.isnan(found).all()
+
+
+def test_ten_thousand_held_out_scores_take_little_space(tmp_path, contrast_class):
+    detector = contrast_class()
+    plain = export_onnx(detector, tmp_path / "plain.onnx").stat().st_size
+    detector.conformal = ConformalScores(np.random.default_rng(0).random(10_000))
+    large = export_onnx(detector, tmp_path / "large.onnx").stat().st_size
+    assert 40_000 < large - plain < 250_000  # 40 kB in the graph, the rest as text
 
 
 def test_entropy_survives_certainty(vit, make_batch):
@@ -147,7 +178,10 @@ def test_file_is_valid_onnx_and_describes_itself(masked):
     assert (metadata.geometry.size, metadata.geometry.multiple) == (64, 8)
     assert metadata.patch_size == 8
     assert metadata.calibration == detector.calibrator.to_dict()
-    assert metadata.policy.model_dump() == {"threshold": 0.4, "entropy_threshold": 0.6}
+    assert metadata.policy.model_dump(exclude_none=True) == detector.policy.to_dict()
+    assert metadata.conformal is not None
+    assert metadata.conformal.model_dump() == detector.conformal.to_dict()
+    assert (metadata.schema_version, metadata.pixel_threshold) == (2, None)
     assert metadata.evaluation.attacks[0]["name"] == "fgsm"
     assert metadata.versions["torch"] == torch.__version__.split("+")[0]
     assert np.isfinite(list(metadata.golden.outputs.values())).all()
@@ -160,6 +194,8 @@ def test_weights_and_fixed_size_are_described(resnet, contrast):
     assert len(document["backbone"]["weights_sha256"]) == 64
     assert document["calibration"] == {"method": "raw"}
     assert document["evaluation"] == {"attacks": []}
+    assert document["schema_version"] == 1  # nothing in it that an older runtime would miss
+    assert document["conformal"] is None
     other = json.loads(session_of(contrast.path).get_modelmeta().custom_metadata_map["robustad"])
     assert other["backbone"] is None
 
@@ -176,7 +212,7 @@ def test_export_is_quiet_and_leaves_the_detector_as_it_was(
     assert not recwarn.list
     assert detector.training
     assert part.fused_attn
-    assert names_in(tmp_path / "new") == ["model.onnx"]
+    assert names_in(tmp_path / "new") == ["model.onnx", "model.onnx.sha256"]
     [entry] = session_of(tmp_path / "new" / "model.onnx").get_inputs()
     assert entry.shape == ["batch", 3, 32, 64]
 
@@ -209,7 +245,9 @@ def test_large_models_keep_their_tensors_beside_them(tmp_path, monkeypatch, mask
     monkeypatch.setattr(onnx_module, "EXTERNAL_BYTES", 1000)
     for _ in range(2):  # the second time over the first
         export_onnx(masked.detector, path)
-        assert names_in(tmp_path) == ["large.onnx", "large.onnx.data"]
+        manifest = "large.onnx.sha256"
+        assert names_in(tmp_path) == ["large.onnx", "large.onnx.data", manifest]
+        assert check_integrity(path) == ["large.onnx", "large.onnx.data"]
         assert path.stat().st_size < masked.path.stat().st_size - 20_000
         x = make_batch(2, 64, 72, seed=9)
         assert_agrees(masked.detector, session_of(path), x)
@@ -221,7 +259,8 @@ def test_large_models_keep_their_tensors_beside_them(tmp_path, monkeypatch, mask
     monkeypatch.undo()
     monkeypatch.setattr(trace_module, "trace", lambda *_, **__: (ir.load(masked.path), True))
     export_onnx(masked.detector, path)
-    assert names_in(tmp_path) == ["elsewhere", "large.onnx"]
+    assert names_in(tmp_path) == ["elsewhere", "large.onnx", manifest]
+    assert check_integrity(path, "require") == ["large.onnx"]
 
 
 @pytest.mark.parametrize("where", ["trace", "save"])

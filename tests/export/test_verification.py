@@ -8,9 +8,11 @@ from onnx import numpy_helper
 from PIL import Image
 
 from robustad.calibration import Platt
+from robustad.conformal import ConformalScores
 from robustad.detectors import AnomalyDINO
 from robustad.errors import InputError, VerificationError
 from robustad.export import verify
+from robustad.export.verification import _nearest_p_value
 from robustad.verdict import Policy
 
 
@@ -20,6 +22,7 @@ def copy_of(detector, **changes):
     twin = AnomalyDINO("filters", **options)
     twin.bank, twin.centre, twin.whitening = detector.bank, detector.centre, detector.whitening
     twin.calibrator, twin.policy = detector.calibrator, detector.policy
+    twin.conformal = detector.conformal
     return twin
 
 
@@ -124,6 +127,30 @@ def test_a_slightly_changed_calibration_in_the_graph_fails(masked, tampered):
         result.raise_if_failed()
 
 
+def test_changed_held_out_scores_in_the_graph_fail(masked, tampered):
+    path = tampered(masked.path, scale_initialiser("conformal_scores", 2.0))
+    result = verify(masked.detector, path, batch_sizes=[2], threads=1)
+    assert result.mismatches == []
+    with pytest.raises(VerificationError, match="p_value differs by"):
+        result.raise_if_failed()
+
+
+def test_a_score_at_a_held_out_one_may_fall_on_either_side(masked, make_images):
+    """p-values jump there by 1/(n + 1), for differences that are allowed of the scores."""
+    x = make_images(3, 64, 80, seed=9)
+    twin = copy_of(masked.detector)
+    scores = twin.predict(x).score
+    exact = np.nextafter(scores, np.float32(1))  # a last digit above: p = 1/4 in one engine
+    twin.conformal = ConformalScores(exact)
+    result = verify(twin, masked.path, images=x, batch_sizes=[1], threads=1)
+    held_out = [text for text in result.failures if not text.startswith("metadata: conformal")]
+    assert all(text.startswith("p_value differs") for text in held_out)  # of the file's own scores
+    expected = _nearest_p_value(twin, scores, np.array([0.5, 0.75, 1.0]), 1e-5)
+    for found, score in zip(expected, scores, strict=True):
+        low, high = (twin.conformal.p_values([score + way])[0] for way in (1e-5, -1e-5))
+        assert low <= found <= high
+
+
 def test_a_detector_with_another_calibration_or_policy_fails(masked):
     twin = copy_of(masked.detector)
     platt = masked.detector.calibrator
@@ -135,6 +162,10 @@ def test_a_detector_with_another_calibration_or_policy_fails(masked):
     twin.policy = Policy(threshold=0.9)
     result = verify(twin, masked.path, batch_sizes=[1], threads=1)
     assert [text.split(" is ")[0] for text in result.failures] == ["metadata: policy"]
+    twin.policy, twin.conformal = masked.detector.policy, None
+    result = verify(twin, masked.path, batch_sizes=[1], threads=1)
+    assert [text.split(" is ")[0] for text in result.mismatches] == ["metadata: conformal"]
+    assert result.differences["p_value"] == np.inf
 
 
 def test_a_detector_with_another_bank_or_options_fails(masked):

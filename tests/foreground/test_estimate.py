@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from robustad.backbones import create
 from robustad.data import Dataset, Sample
 from robustad.detectors.foreground import foreground_mask
 from robustad.errors import DataError, InputError
-from robustad.foreground import ForegroundConfig, default_method, estimate
+from robustad.foreground import ForegroundConfig, default_method, estimate, source_hash
 from robustad.geometry import Geometry
 
 
@@ -179,6 +180,44 @@ def test_generated_images_are_kept_where_told(discs, resnet, tmp_path, monkeypat
     assert len(list((tmp_path / "masks").iterdir())) == 6
     monkeypatch.setattr("robustad.foreground.gradcam.GradCAM", no_network)
     assert torch.equal(estimate(discs[0], config(resnet), 64, cache=tmp_path / "masks"), first)
+
+
+def test_previews_and_training_share_masks(kept, on_disk, resnet, monkeypatch):
+    """A square of whole patches is cut nowhere, whatever the patch."""
+    monkeypatch.setattr("robustad.foreground.gradcam.GradCAM", no_network)
+    patches = Geometry(size=64, multiple=8, square=True)
+    assert torch.equal(estimate(on_disk, config(resnet), geometry=patches), kept[0])
+    for other in (Geometry(size=64, multiple=9, square=True), Geometry(size=64, multiple=8)):
+        with pytest.raises(AssertionError, match="a network was built"):
+            estimate(on_disk, config(resnet), geometry=other)
+
+
+def test_source_hash_is_of_what_lies_beside_the_images(discs, on_disk, resnet, tmp_path):
+    data = Dataset(name="folder", category="disc", train=tuple(on_disk), test=())
+    assert source_hash(data, ForegroundConfig(method="whole")) is None
+    assert source_hash(data, ForegroundConfig(method="gradcam")) is None  # published weights
+    by_weights = source_hash(data, config(resnet))
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(resnet[1].read_bytes())
+    assert (
+        source_hash(data, config(resnet).model_copy(update={"weights": str(moved)})) == by_weights
+    )
+    moved.write_bytes(b"other")
+    assert (
+        source_hash(data, config(resnet).model_copy(update={"weights": str(moved)})) != by_weights
+    )
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for sample in on_disk:
+        Image.new("L", (64, 64), 255).save(masks / Path(sample.name).name)
+    files = ForegroundConfig(method="files", folder=masks)
+    before = source_hash(data, files)
+    assert before is not None
+    assert source_hash(data, files) == before
+    Image.new("L", (64, 64), 0).save(masks / Path(on_disk[0].name).name)
+    assert source_hash(data, files) != before
+    with pytest.raises(DataError, match="expected a folder with foreground masks"):
+        source_hash(data, ForegroundConfig(method="files", folder=tmp_path / "none"))
 
 
 def test_random_weights_keep_nothing(on_disk, tmp_path):

@@ -3,7 +3,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 from torchmetrics.functional.classification import (
     binary_calibration_error,
@@ -12,12 +11,17 @@ from torchmetrics.functional.classification import (
 
 from robustad.errors import InputError
 from robustad.metrics import (
+    augrc,
+    aurc,
     brier,
+    brier_parts,
+    ece_adaptive,
     ece_positive,
     ece_top_label,
     mean_entropy,
     nll,
     reliability_curve,
+    risk_at_coverage,
 )
 
 
@@ -45,41 +49,6 @@ def test_proper_scores_match_scikit_learn(seed):
     p, labels = sample(seed)
     assert nll(p, labels) == pytest.approx(log_loss(labels, p), rel=1e-12)
     assert brier(p, labels) == pytest.approx(brier_score_loss(labels, p), rel=1e-12)
-
-
-@pytest.mark.parametrize("bins", [2, 10])
-def test_reliability_curve_matches_scikit_learn(bins):
-    p, labels = sample()
-    p = np.append(p, [0.0, 0.1, 0.5, 1.0])  # on the edges
-    labels = np.append(labels, [0, 1, 1, 1])
-    curve = reliability_curve(p, labels, bins)
-    fraction, predicted = calibration_curve(labels, p, n_bins=bins)
-    filled = curve.count > 0
-    np.testing.assert_allclose(curve.fraction_positive[filled], fraction)
-    np.testing.assert_allclose(curve.mean_predicted[filled], predicted)
-    assert curve.count.sum() == p.size
-
-
-def test_reliability_curve_keeps_empty_bins():
-    curve = reliability_curve([0.05, 0.95], [0, 1], bins=4)
-    assert curve.bin_centre.tolist() == [0.125, 0.375, 0.625, 0.875]
-    assert curve.count.tolist() == [1, 0, 0, 1]
-    np.testing.assert_array_equal(curve.mean_predicted, [0.05, np.nan, np.nan, 0.95])
-    np.testing.assert_array_equal(curve.fraction_positive, [0, np.nan, np.nan, 1])
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=1, max_size=60),
-    st.integers(1, 12),
-)
-def test_reliability_curve_accounts_for_ece_positive(pairs, bins):
-    p, labels = map(np.array, zip(*pairs, strict=True))
-    curve = reliability_curve(p, labels, bins)
-    gap = np.nan_to_num(np.abs(curve.fraction_positive - curve.mean_predicted))
-    error = (gap * curve.count).sum() / p.size
-    assert ece_positive(p, labels, bins=bins) == pytest.approx(error, abs=1e-12)
-    assert 0 <= error <= 1
 
 
 def test_the_two_calibration_errors_differ_where_they_should():
@@ -113,7 +82,53 @@ def test_mean_entropy():
     assert mean_entropy(p) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("measure", [ece_positive, ece_top_label, nll, brier, reliability_curve])
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9).map(lambda k: k / 9), st.integers(0, 1)),
+        min_size=1,
+        max_size=40,
+    ),
+    st.integers(1, 12),
+)
+def test_equal_mass_bins_by_hand(pairs, bins):
+    p, labels = map(np.array, zip(*pairs, strict=True))
+    # Each image's rank among all, equal ones sharing the middle of theirs.
+    rank = [(p < one).sum() + ((p == one).sum() - 1) / 2 + 0.5 for one in p]
+    place = [int(np.floor(r * bins / p.size + 1e-12)) for r in rank]
+    expected = 0.0
+    for one in set(place):
+        inside = np.array([each == one for each in place])
+        expected += abs(labels[inside].mean() - p[inside].mean()) * inside.mean()
+    assert ece_adaptive(p, labels, bins=bins) == pytest.approx(expected, abs=1e-12)
+
+
+def test_equal_mass_bins_hold_equal_counts():
+    p, labels = sample(0, 503)
+    order = np.argsort(p)
+    parts = np.array_split(order, 10)
+    loose = sum(abs(labels[part].mean() - p[part].mean()) * part.size for part in parts) / 503
+    assert ece_adaptive(p, labels) == pytest.approx(loose, abs=0.01)  # off by one at the borders
+    assert ece_adaptive(p, labels, bins=1) == pytest.approx(ece_positive(p, labels, bins=1))
+    # A crowd at one probability is one bin, however large.
+    assert ece_adaptive([0.5] * 100, [0, 1] * 50) == 0.0
+
+
+MEASURES = [
+    ece_positive,
+    ece_top_label,
+    ece_adaptive,
+    nll,
+    brier,
+    brier_parts,
+    reliability_curve,
+    aurc,
+    augrc,
+    risk_at_coverage,
+]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize(
     ("p", "labels", "message"),
     [
@@ -131,9 +146,10 @@ def test_bad_arguments_are_named(measure, p, labels, message):
 
 
 @pytest.mark.parametrize("bins", [0, -1, 2.5, True])
-def test_bad_bins_are_named(bins):
+@pytest.mark.parametrize("measure", [ece_positive, ece_top_label, ece_adaptive, brier_parts])
+def test_bad_bins_are_named(measure, bins):
     with pytest.raises(InputError, match=f"bins: expected a whole number >= 1, got {bins}"):
-        ece_positive([0.5], [1], bins=bins)
+        measure([0.5], [1], bins=bins)
 
 
 def test_mean_entropy_refuses_what_is_no_probability():

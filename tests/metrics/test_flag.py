@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustad.errors import InputError
-from robustad.metrics import entropy_threshold, flag_auroc, flag_rates
+from robustad.metrics import entropy_threshold, flag_auroc, flag_curve, flag_rates
 from robustad.verdict import Policy, Verdict, binary_entropy
 
 ENTROPIES = st.lists(st.floats(0, float(np.log(2))), min_size=1, max_size=50)
@@ -71,3 +71,29 @@ def test_bad_thresholds_are_named():
         entropy_threshold([0.1], 1.0)
     with pytest.raises(InputError, match="clean_entropy"):
         entropy_threshold([np.nan])
+
+
+@settings(deadline=None, max_examples=50)
+@given(ENTROPIES, ENTROPIES)
+def test_the_curve_has_the_area_and_the_points_of_the_rates(clean, attacked):
+    curve = flag_curve(clean, attacked)
+    assert np.trapezoid(curve.detection, curve.false_alarm) == pytest.approx(
+        flag_auroc(clean, attacked)
+    )
+    assert (curve.false_alarm[0], curve.detection[0], curve.threshold[0]) == (0.0, 0.0, np.inf)
+    assert (curve.false_alarm[-1], curve.detection[-1]) == (1.0, 1.0)
+    for false_alarm, detection, limit in zip(*curve, strict=True):
+        assert false_alarm == np.mean(np.asarray(clean) >= limit)
+        assert detection == np.mean(np.asarray(attacked) >= limit)
+
+
+@pytest.mark.parametrize(
+    ("clean", "attacked", "message"),
+    [
+        ([], [0.1], r"clean: expected shape \(n,\) with n >= 1"),
+        ([0.1], [np.nan], "attacked: expected finite values, got nan"),
+    ],
+)
+def test_bad_values_are_named(clean, attacked, message):
+    with pytest.raises(InputError, match=message):
+        flag_curve(clean, attacked)

@@ -169,6 +169,25 @@ def test_a_killed_study_goes_on(root, tmp_path, quick, monkeypatch):
     assert [done for _, _, done in outcome.runs] == [True] * 4
 
 
+def test_files_of_foregrounds_count_by_what_is_in_them(root, tmp_path, quick):
+    weights = tmp_path / "first.pth"
+    weights.write_bytes(b"one network")
+    moved = tmp_path / "moved.pth"
+    moved.write_bytes(b"one network")
+
+    def made(path):
+        quick.clear()
+        given = ("foreground.method=gradcam", f"foreground.weights={path}")
+        study = replace(STUDY, tables=("main",), overrides=given)
+        run(root, tmp_path / "out", study)
+        return kinds(quick)
+
+    assert made(weights) == ["train", "evaluate"] * 2
+    assert made(moved) == []
+    weights.write_bytes(b"another network")
+    assert made(weights) == ["train", "evaluate"] * 2
+
+
 def test_training_goes_on_in_the_same_folder(root, tmp_path, quick, monkeypatch):
     folders = []
 

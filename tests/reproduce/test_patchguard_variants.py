@@ -4,20 +4,20 @@ import pytest
 
 from robustad.data import categories, names
 from robustad.errors import InputError
-from robustad.networks import NetworkConfig
+from robustad.networks import NetworkConfig, create
 from robustad.reproduce.patchguard_plan import PatchGuardStudy, plan
 from robustad.reproduce.patchguard_published import CATEGORIES, DATASETS, MEANS, OURS, PUBLISHED
 from robustad.reproduce.patchguard_tables import BY_CATEGORY
 from robustad.reproduce.patchguard_variants import TABLES, TITLES, l2_attacks, variants
 from robustad.training import PRESETS, TrainingConfig, preset
-from robustad.training.regulariser import resolve_layer
+from robustad.training.regulariser import layer_weights, resolve_layer
 
 BASE = TrainingConfig()
 
 
-def configs(table, name="robust"):
+def configs(table, name="robust", *overrides):
     """Row names of a table with their effective configurations."""
-    study = PatchGuardStudy(dataset="surfaces", tables=(table,), preset=name)
+    study = PatchGuardStudy(dataset="surfaces", tables=(table,), preset=name, overrides=overrides)
     runs = plan(study, [None], only=("cloth",))
     return {row: run.config for run in runs for _, row in run.rows}
 
@@ -68,7 +68,47 @@ def test_each_table_varies_what_it_says():
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("table", TABLES)
 def test_every_table_applies_to_every_preset(name, table):
-    assert list(configs(table, name)) == list(PUBLISHED[table])
+    deep = ("network.depth=3",) if (name, table) == ("fast", "12") else ()
+    assert list(configs(table, name, *deep)) == list(PUBLISHED[table])
+
+
+@pytest.mark.parametrize("table", sorted(set(TABLES) - {"9", "12"}))
+def test_what_is_planned_can_be_built(table):
+    """A row that fails when its turn comes stops the others after hours. (9 is large.)"""
+    small = ("network.unet_width=4", "network.resnet_stem=imagenet")
+    for config in configs(table, "fast", *small).values():
+        layer_weights(config.regulariser, create(config.network))
+
+
+def test_a_row_for_a_block_that_is_not_there():
+    """`fast` has two blocks, so that there is none two before the last."""
+    with pytest.raises(InputError, match=r"table: 12 .* network.depth is 2; expected 3 or more"):
+        configs("12", "fast")
+    found = configs("12", "fast", "network.depth=3")
+    network = create(found["block N"].network)
+    layers = [[*layer_weights(config.regulariser, network)] for config in found.values()]
+    assert [sorted(names) for names in layers] == [
+        [f"block {i}", "discriminator"] for i in (1, 2, 3)
+    ]
+
+
+def test_steps_of_a_given_size_follow_the_radius():
+    """Steps for 8/255 would jump from edge to edge of a ball of 2/255."""
+    base = preset("fast").attack
+    rows = configs("20", "fast")
+    for radius, config in zip((2, 4, 8), rows.values(), strict=True):
+        assert config.attack.step_size == pytest.approx(base.step_size * radius / 8)
+    assert rows["eps 8/255"].attack == base
+    assert {config.attack.step_size for config in configs("20").values()} == {None}
+
+
+@pytest.mark.parametrize("table", ["9", "10"])
+def test_a_base_with_a_convolutional_stem(table):
+    """Bodies without patch tokens have no stem to choose."""
+    base = ("network.stem=conv", "network.body=vit_small_patch16_224")
+    study = PatchGuardStudy(dataset="surfaces", tables=(table,), preset="robust", overrides=base)
+    stems = {run.config.network.stem for run in plan(study, [None], only=("cloth",))}
+    assert stems == {"conv" if table == "9" else "patch"}
 
 
 def test_the_degrees_threshold_follows_the_number_of_patches():

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from robustad.backbones import Backbone, BackboneConfig
 from robustad.calibration import Platt
+from robustad.conformal import ConformalScores, RiskThreshold
 from robustad.detectors import AnomalyDINO
 from robustad.export import export_onnx
 from robustad.verdict import Policy
@@ -60,7 +61,13 @@ def exported(tmp_path_factory):
     detector = AnomalyDINO(Means(), image_size=48).fit(images_of(5, 60, 80, seed=0)[::2])
     scores = detector.predict(images_of(12, 60, 80, seed=1)).score
     detector.calibrator = Platt().fit(scores, np.arange(12) % 2)
-    detector.policy = Policy(threshold=0.3, entropy_threshold=0.65)
+    detector.conformal = ConformalScores(
+        detector.predict(images_of(20, 60, 80, seed=2)[::2]).score, anomalous=scores[1::2]
+    )
+    detector.policy = Policy(threshold=0.3, entropy_threshold=0.65, p_value_threshold=0.1)
+    detector.pixel_threshold = RiskThreshold(
+        value=0.25, loss="pixel_miss", alpha=0.2, n=9, risk=0.1
+    )
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     return Exported(detector, export_onnx(detector, path))
 

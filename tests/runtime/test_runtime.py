@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from robustad import runtime
+from robustad.conformal import ConformalScores
 from robustad.errors import InputError, MissingDependencyError, StateError, VerificationError
-from robustad.verdict import Policy, Verdict
+from robustad.verdict import Evidence, Policy, Verdict
 
 SIZES = [(60, 80), (60, 80), (48, 48), (100, 70), (60, 80), (31, 50)]
 
@@ -39,6 +40,8 @@ def test_predicts_what_the_detector_predicts(exported, model, mixed, batch_size)
     np.testing.assert_allclose(found.score, expected.score, rtol=0, atol=1e-5)
     np.testing.assert_allclose(found.probability, expected.probability, rtol=0, atol=1e-4)
     np.testing.assert_allclose(found.entropy, expected.entropy, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(found.p_value, expected.p_value)
+    assert found.pixel_threshold == expected.pixel_threshold == 0.25
     for i, size in enumerate(SIZES):
         assert found.patch_scores[i].shape == expected.patch_scores[i].shape
         np.testing.assert_allclose(
@@ -74,6 +77,7 @@ def test_calibration_and_policy_can_be_replaced(exported, model, mixed):
     expected = 1 / (1 + np.exp(2.0 - 8.0 * found.score.astype(np.float64)))
     np.testing.assert_allclose(found.probability, expected, atol=1e-6)
     assert found.verdict == policy.decide(found.probability)
+    assert other.conformal == exported.detector.conformal
     other.calibration = None
     np.testing.assert_array_equal(
         other.predict(mixed).probability, model.predict(mixed).probability
@@ -81,6 +85,48 @@ def test_calibration_and_policy_can_be_replaced(exported, model, mixed):
     for wrong in ((1.0, np.nan), (1.0,), (np.inf, 0.0)):
         with pytest.raises(InputError, match="calibration: expected two finite numbers"):
             other.calibration = wrong
+
+
+def test_held_out_scores_can_be_replaced(exported, model, mixed):
+    held_out = ConformalScores(np.linspace(0.0, 1.0, 40))
+    policy = held_out.policy(fpr=0.05)
+    other = runtime.load(exported.path, threads=1, conformal=held_out, policy=policy)
+    found = other.predict(mixed)
+    np.testing.assert_array_equal(found.p_value, held_out.p_values(found.score))
+    known = Evidence(probability=found.probability, p_value=found.p_value)
+    assert found.verdict == policy.decide(known)
+    x = np.zeros((1, 3, 48, 48), np.float32)
+    out = other.run(x)
+    np.testing.assert_allclose(out["p_value"], held_out.p_values(out["score"]), rtol=1e-6)
+    other.conformal = None
+    assert np.isnan(other.run(x)["p_value"]).all()
+    assert np.isnan(other.predict(mixed).p_value).all()
+    with pytest.raises(InputError, match="conformal: expected ConformalScores or None, got 3"):
+        other.conformal = 3
+
+
+def test_files_of_the_version_before_p_values(exported, mixed, tmp_path):
+    stored = onnx.load(exported.path)
+    [place] = [i for i, out in enumerate(stored.graph.output) if out.name == "p_value"]
+    del stored.graph.output[place]
+    [entry] = stored.metadata_props
+    document = json.loads(entry.value)
+    document["schema_version"] = 1
+    document["policy"] = {"threshold": 0.3, "entropy_threshold": 0.65}
+    del document["conformal"], document["pixel_threshold"]
+    entry.value = json.dumps(document)
+    onnx.save(stored, tmp_path / "old.onnx")
+    old = runtime.load(tmp_path / "old.onnx", threads=1)
+    found = old.predict(mixed)
+    assert old.policy == Policy(threshold=0.3, entropy_threshold=0.65)
+    assert found.verdict == old.policy.decide(found.probability)
+    assert np.isnan(found.p_value).all()
+    assert found.pixel_threshold is None
+    assert "p_value" not in old.run(np.zeros((1, 3, 48, 48), np.float32))
+    with pytest.raises(InputError, match=r"outputs: expected some of score, .*, got \['p_value'\]"):
+        old.run(np.zeros((1, 3, 48, 48), np.float32), ["p_value"])
+    old.conformal = ConformalScores([0.1, 0.2, 0.3])  # also without the file's help
+    assert not np.isnan(old.predict(mixed).p_value).any()
 
 
 def test_describes_itself(exported, model):
@@ -201,7 +247,12 @@ def lacks(*keys):
         (lambda document: "{", "is no JSON"),
         (lambda document: "[]", "has no schema_version"),
         (lacks("schema_version"), "has no schema_version"),
-        (lambda d: d.update(schema_version=2), r"written by a newer robustad .*version 2.*upgrade"),
+        (lambda d: d.update(schema_version=3), r"written by a newer robustad .*version 3.*upgrade"),
+        (lacks("policy", "threshold"), "lacks 'threshold'"),
+        (lambda d: d["policy"].update(limit=1), "damaged: policy: expected threshold"),
+        (lambda d: d.update(conformal={"normal": [1.0]}), "damaged: conformal: expected"),
+        (lambda d: d["conformal"].update(normal=[]), "damaged: conformal: normal: expected"),
+        (lambda d: d["pixel_threshold"].update(n=0), "damaged: risk control: damaged"),
         (lacks("geometry", "size"), "lacks 'size'"),
         (lacks("policy"), "lacks 'policy'"),
         (lacks("patch_size"), "lacks 'patch_size'"),
@@ -220,7 +271,7 @@ def test_metadata_that_cannot_be_used(with_metadata, edit, message):
 
 def test_a_graph_with_other_outputs(exported, tmp_path):
     stored = onnx.load(exported.path)
-    del stored.graph.output[-1]
+    del stored.graph.output[0]
     onnx.save(stored, tmp_path / "model.onnx")
     with pytest.raises(StateError, match=r"expected the input 'image' and the outputs score"):
         runtime.load(tmp_path / "model.onnx")
@@ -263,6 +314,97 @@ def test_a_provider_that_does_not_start_is_told(exported, monkeypatch):
     assert asked == [[("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]]
 
 
+def test_cuda_is_taken_where_it_is_and_nothing_else(exported, monkeypatch):
+    import onnxruntime
+
+    plain, asked = onnxruntime.InferenceSession, []
+
+    def session(path, options, providers):
+        asked.append([name for name, _ in providers])
+        return plain(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider is installed but did not start; r"):
+        runtime.load(exported.path, threads=1)
+    assert asked == [names[1:]]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runtime.load(exported.path, threads=1)
+
+
+def test_a_provider_that_raises_is_replaced(exported, monkeypatch):
+    import onnxruntime
+
+    plain = onnxruntime.InferenceSession
+
+    def session(path, options, providers):
+        if len(providers) > 1:
+            raise RuntimeError("libnvinfer.so.10: cannot open\nmore")
+        return plain(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    present = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: present)
+    message = r"TensorrtExecutionProvider could not run model.onnx \(libnvinfer.* on the CPU"
+    with pytest.warns(UserWarning, match=message) as told:
+        model = runtime.load(exported.path, providers=["tensorrt"], threads=1)
+    assert len(told) == 1
+    assert model.check_golden() < 1e-5
+
+
+def test_options_reach_their_provider(exported, monkeypatch):
+    import onnxruntime
+
+    plain, asked = onnxruntime.InferenceSession, []
+
+    def session(path, options, providers):
+        asked.append((dict(providers), options))
+        return plain(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    given = {"cpu": {"arena_extend_strategy": "kSameAsRequested"}}
+    runtime.load(exported.path, threads=2, spinning=False, provider_options=given)
+    [(providers, options)] = asked
+    assert providers["CPUExecutionProvider"] == given["cpu"]
+    assert options.intra_op_num_threads == 2
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    with pytest.raises(InputError, match=r"provider_options: expected names of .*, got 'gpu'"):
+        runtime.load(exported.path, provider_options={"gpu": {}})
+    with pytest.raises(InputError, match=r"provider_options: expected a mapping .* for cpu, got 3"):
+        runtime.load(exported.path, provider_options={"cpu": 3})
+
+
+def test_bound_inputs_and_outputs_are_the_same(exported, model, mixed):
+    """On the CPU the same code runs as on a GPU, with buffers of its own."""
+    bound = runtime.load(exported.path, threads=1, io_binding=True)
+    for batch_size in (1, 4):  # buffers are filled again, and made anew when the shape changes
+        found, expected = (m.predict(mixed, batch_size=batch_size) for m in (bound, model))
+        np.testing.assert_array_equal(found.score, expected.score)
+        np.testing.assert_array_equal(found.probability, expected.probability)
+        for one, other in zip(found.anomaly_map, expected.anomaly_map, strict=True):
+            np.testing.assert_array_equal(one, other)
+    bound.calibration = (8.0, -2.0)
+    expected = 1 / (1 + np.exp(2.0 - 8.0 * model.predict(mixed).score))
+    np.testing.assert_allclose(bound.predict(mixed).probability, expected, atol=1e-6)
+    x = np.zeros((2, 3, 48, 48), np.float32)
+    assert list(bound.run(x, ["anomaly_map", "score"])) == ["anomaly_map", "score"]
+    assert bound.run(x, ["anomaly_map", "score"])["score"].shape == (2,)
+
+
+def test_warm_up(model, monkeypatch, with_metadata):
+    shapes = []
+    run = model.run
+    monkeypatch.setattr(model, "run", lambda x: shapes.append(x.shape) or run(x))
+    assert 0 < model.warm_up([1, 3]) < 60
+    assert shapes == [(1, 3, 48, 48), (3, 3, 48, 48), (3, 3, 48, 48)]
+    for wrong in ([], [0]):
+        with pytest.raises(InputError, match=r"batch_sizes: expected sizes >= 1, got \["):
+            model.warm_up(wrong)
+
+
 def test_without_onnxruntime(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"robustad\[cpu\]'.*robustad\[gpu\]'"):
@@ -278,21 +420,6 @@ def run_python(code, *arguments):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def test_import_is_light():
-    code = """
-import json, sys, time
-import numpy, onnxruntime
-start = time.process_time()
-import robustad.runtime
-seconds = time.process_time() - start
-heavy = ["torch", "torchvision", "timm", "pydantic", "onnx", "onnxscript", "PIL", "scipy"]
-print(json.dumps([seconds, [name for name in heavy if name in sys.modules]]))
-"""
-    seconds, heavy = json.loads(run_python(code))
-    assert heavy == []
-    assert seconds < 0.3
 
 
 def test_predicts_where_nothing_else_is_installed(exported, model, mixed, tmp_path):

@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from robustad.errors import InputError
 from robustad.networks import Attention
 from robustad.training.config import RegulariserConfig
-from robustad.training.regulariser import layer_weights, regulariser, resolve_layer, spread
+from robustad.training.regulariser import (
+    layer_weights,
+    regulariser,
+    resolve_layer,
+    spread,
+    watched_layers,
+)
 
 
 def drawn(seed=0, prefix=2, sharp=1.0):
@@ -92,12 +98,55 @@ def test_layers_by_name(toy):
     assert layer_weights(RegulariserConfig(term="none"), toy) == {}
 
 
+def test_a_deeper_discriminator_is_no_block(toy):
+    """`last` is the body's last block, however many layers the discriminator has."""
+    toy.attention_layers = ("block 1", "block 2", "discriminator 1", "discriminator")
+    assert resolve_layer("last", toy) == "block 2"
+    assert resolve_layer("last-1", toy) == "block 1"
+    assert resolve_layer("discriminator 1", toy) == "discriminator 1"
+
+
+def test_a_layer_by_two_names_has_both_weights(toy):
+    toy.attention_layers = ("block 1", "block 2")
+    config = RegulariserConfig(layers={"last": 1.0, "block 2": 0.5})
+    assert layer_weights(config, toy) == {"block 2": 1.5}
+
+
+def test_what_is_regularised_is_logged(toy):
+    toy.attention_layers = ("block 1", "block 2", "block 3", "discriminator 1", "discriminator")
+    config = RegulariserConfig(layers={"block 1": 0.1})
+    assert watched_layers(config, toy) == ["block 1", "block 3", "discriminator"]
+    none = RegulariserConfig(term="none")
+    assert watched_layers(none, toy) == ["block 3", "discriminator"]
+    toy.attention_layers = ()
+    assert watched_layers(config, toy) == []
+
+
+@pytest.mark.parametrize("term", ["degree", "kl", "entropy"])
+def test_sparse_attention_in_sixteen_bits_is_counted_in_full_precision(term):
+    """As dense attention is: what bfloat16 queries and keys say, without its rounding of sums."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 2, 256, 16, generator=generator).bfloat16() for _ in range(2))
+    allowed = torch.rand(256, 256, generator=generator) < 0.5
+    allowed |= torch.eye(256, dtype=torch.bool)
+    one = Attention("block 1", q, k, 0, 0.25, allowed)
+    exact = one._replace(q=q.double(), k=k.double())
+    config = RegulariserConfig(term=term, weight=1.0)
+    found, expected = (regulariser([a], [1.0], config) for a in (one, exact))
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-4, atol=1e-5)
+    assert spread([one])["block 1"].entropy == pytest.approx(
+        spread([exact])["block 1"].entropy, rel=1e-5
+    )
+
+
 def test_a_layer_that_is_not_there(toy):
     toy.attention_layers = ("block 1", "discriminator")
     with pytest.raises(
         InputError, match=r"some of last, last-1, .*, block 1, discriminator, got 'block 6'"
     ):
         resolve_layer("block 6", toy)
+    with pytest.raises(InputError, match=r"got 'discrimnator'; did you mean discriminator\?"):
+        resolve_layer("discrimnator", toy)
 
 
 @pytest.mark.parametrize("term", ["degree", "kl", "entropy"])
@@ -113,6 +162,28 @@ def test_sparse_attention_with_all_columns_is_dense(term):
     )
     for a, b in zip(spread([everything])["block 1"], spread([one])["block 1"], strict=True):
         assert a == pytest.approx(b, rel=1e-5)
+
+
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_kl_of_sparse_attention_is_torch_s(renormalise):
+    """Over the columns a row sees; prefix tokens take their share unless rows are renormalised."""
+    one, generator = drawn(prefix=2), torch.Generator().manual_seed(3)
+    allowed = torch.rand(11, 11, generator=generator) < 0.6
+    allowed |= torch.eye(11, dtype=torch.bool)
+    allowed[:, :2] = True  # prefix tokens are seen by all
+    one = one._replace(allowed=allowed)
+    scores = ((one.q @ one.k.mT) * one.scale).masked_fill(~allowed, -torch.inf)
+    maps = scores.softmax(dim=-1)[..., 2:, 2:]
+    if renormalise:
+        maps = maps / maps.sum(dim=-1, keepdim=True)
+    expected = torch.zeros(2)
+    for row in range(9):
+        seen = allowed[2 + row, 2:]
+        part = maps[:, :, row, seen]
+        uniform = torch.full_like(part, 1 / int(seen.sum()))
+        expected += F.kl_div(part.log(), uniform, reduction="none").sum(-1).mean(1) / 9
+    config = RegulariserConfig(term="kl", weight=1.0, renormalise=renormalise)
+    torch.testing.assert_close(regulariser([one], [1.0], config), expected)
 
 
 def test_sparse_attention_is_uniform_over_what_it_sees():

@@ -23,21 +23,24 @@ def flip(scores: Scores) -> Tensor:
 
 
 def misorder(scores: Scores) -> Tensor:
-    """`flip` of squashed scores: what decides pixel AUROC, which counts pairs, not their margins.
+    """`flip` of squashed patch logits: closer to pixel AUROC, which counts pairs, not margins.
 
-    Patches near where the image's normal ones lay count most; those far beyond count as turned.
+    A move counts most where both kinds of patches meet, and little where their order is settled.
+    Where they meet is not known image by image, so that two levels are taken: the one from which
+    the detector calls a patch anomalous, and the one of the image's own normal patches.
 
     Returns
     -------
     Tensor, (B,)
-        In [-2, 2]. Scores are squashed to `z / (1 + |z|)`, z their distance to the 0.95 quantile
-        of the image's own clean normal patches in these patches' standard deviations.
+        In [-2, 2]; of the mean of `z / (1 + |z|)` for the logits z by `scale` and by `own`. An
+        image without patches of one kind contributes the other kind's term alone.
     """
-    mask, normal = require_mask(scores), scores.normal
-    if normal is None:
+    mask, own = require_mask(scores), scores.own
+    if own is None:
         clean = scores.patch if scores.clean is None else scores.clean
-        normal = LogitScale.of_normal_patches(clean, mask)
-    return _apart(F.softsign(normal.of(scores.patch)), mask)
+        own = LogitScale.of_normal_patches(clean, mask)
+    squashed = F.softsign(scores.logit) + F.softsign(own.of(scores.patch))
+    return _apart(squashed / 2, mask)
 
 
 def section_l(scores: Scores) -> Tensor:

@@ -71,7 +71,7 @@ class LogitScale:
         values = clean.detach()
         count = normal.sum(dim=1)
         ordered = values.masked_fill(~normal, torch.inf).sort(dim=1).values
-        place = (0.95 * (count - 1).double()).round().long()  # as worst.py has it
+        place = (0.95 * (count - 1).double()).round().long()
         tau = ordered.gather(1, place[:, None]).squeeze(1)
         mean = torch.where(normal, values, 0.0).sum(dim=1) / count
         spread = torch.where(normal, values - mean[:, None], 0.0).square().sum(dim=1) / count
@@ -125,7 +125,7 @@ class Scores:
         Patch scores of the clean images.
     scale : LogitScale or None
         Makes logits of patch scores; None where they are logits.
-    normal : LogitScale or None
+    own : LogitScale or None
         Level and spread of each image's own clean normal patches; None without masks.
     top : int or None
         Patches whose mean is the image score, where known.
@@ -139,7 +139,7 @@ class Scores:
     mask: Tensor | None
     clean: Tensor | None = None
     scale: LogitScale | None = None
-    normal: LogitScale | None = None
+    own: LogitScale | None = None
     top: int | None = None
     progress: float = 0.0
 

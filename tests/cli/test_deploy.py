@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def exported(fitted, tmp_path_factory):
+    """The detector as an ONNX file."""
+    import robustad
+
+    path = tmp_path_factory.mktemp("exported") / "part.onnx"
+    return robustad.export_onnx(robustad.load(fitted), path)
+
+
+def test_watch_once(run, exported, category, tmp_path):
+    out = tmp_path / "out"
+    arguments = (
+        "watch", category / "test" / "good", "--model", exported, "--out", out, "--once",
+        "--settle", "0.02", "--poll", "0.02", "--require-manifest", "--json",
+    )  # fmt: skip
+    code, printed, err = run(*arguments)
+    assert code == 0, err
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert len(lines) == 6
+    assert {line["verdict"] for line in lines} == {"uncalibrated"}
+    assert "scored 6 images, 0 failed, 0 were done before" in err
+    assert len(list((out / "overlays").iterdir())) == 6
+    code, _, err = run(*arguments)
+    assert code == 0
+    assert "scored 0 images, 0 failed, 6 were done before" in err
+
+
+def test_score(run, exported, category, tmp_path):
+    code, printed, err = run(
+        "score", "--model", exported, "--data", category / "test" / "good", "--out",
+        tmp_path / "out", "--workers", 1, "--json", "--quiet", "--threshold", 0.9,
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(printed)["scored"] == 6
+    assert "computed 1 of 1 shards" in err
+
+
+def test_triton(run, exported, fitted, tmp_path):
+    repository = tmp_path / "models"
+    code, _, err = run(
+        "export", exported, "--triton", repository, "--name", "tray", "--version", 3,
+        "--max-batch", 4, "--kind", "cpu", "--instances", 2,
+    )  # fmt: skip
+    assert code == 0, err
+    assert (repository / "tray" / "3" / "model.onnx").is_file()
+    config = (repository / "tray" / "config.pbtxt").read_text()
+    assert "max_batch_size: 4" in config
+    assert "kind: KIND_CPU" in config
+    out = tmp_path / "new.onnx"
+    code, _, err = run("export", fitted, "--out", out, "--no-check", "--triton", repository)
+    assert code == 0, err
+    assert (repository / "new" / "1" / "model.onnx").read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", "{model}"), "is exported already; expected --triton, got none"),
+        (("serve", "{model}", "{model}"), "two models are called part; give one as NAME=FILE"),
+        (("serve", "a/b={model}"), "expected a name without slashes"),
+        (("serve", "nowhere.onnx"), "nowhere.onnx: no such ONNX file"),
+        (("serve", "{model}", "--body", "0"), "body_bytes: expected a positive number"),
+        (
+            ("watch", "nowhere", "--model", "{model}", "--out", "{out}"),
+            "expected a folder to watch",
+        ),
+        (
+            ("score", "--model", "{model}", "--data", "nowhere", "--out", "{out}"),
+            "of images, found",
+        ),
+        (
+            ("watch", ".", "--model", "{model}", "--out", "{out}", "--threshold", "2"),
+            "threshold: expected a probability in",
+        ),
+    ],
+)
+def test_refused(run, exported, tmp_path, arguments, message):
+    names = {"model": exported, "out": tmp_path / "out"}
+    code, _, err = run(*(text.format(**names) for text in arguments))
+    assert code == 1
+    assert message in err
+
+
+def test_a_missing_manifest(run, exported, tmp_path):
+    path = tmp_path / "part.onnx"
+    path.write_bytes(exported.read_bytes())
+    code, _, err = run("serve", path, "--require-manifest")
+    assert code == 1
+    assert "expected its SHA-256 manifest part.onnx.sha256" in err
