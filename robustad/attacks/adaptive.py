@@ -73,26 +73,27 @@ def adaptive(
     """
     coarse, fine = PATCHES
     normal = (problem.label == 0)[:, None, None, None]
+
+    def stage(aim: str | Objective, steps: int, start: Tensor, size: float) -> Tensor:
+        return apgd(problem.aimed(aim), steps=steps, start=start, step_size=size * problem.eps)
+
     if problem.mask is None:
         apgd(problem.aimed(_by_label(relaxed(None), smooth(0.5))), steps=ALONE)
         start = problem.worst()
     else:
         found = apgd(problem.aimed("flip"), steps=coarse)
-        apgd(problem.aimed("misorder"), steps=fine, start=found, step_size=FINE * problem.eps)
+        stage("misorder", fine, found, FINE)
         start = torch.where(normal, problem.worst(), problem.x)
-    starts = (start, torch.where(normal, start, problem.x))
-    for (steps, up, down, size), begin in zip(IMAGE, starts, strict=False):
-        aim = problem.aimed(_by_label(up, down))
-        apgd(aim, steps=steps, start=begin, step_size=size * problem.eps)
+    for steps, up, down, size in IMAGE[:-1]:
+        stage(_by_label(up, down), steps, start, size)
+        start = torch.where(normal, problem.worst(), problem.x)
     steps, up, down, size = IMAGE[-1]
-    final = {"start": problem.worst(), "step_size": size * problem.eps}
     if calibrator is None:
-        apgd(problem.aimed(_by_label(up, down)), steps=steps, **final)
+        stage(_by_label(up, down), steps, problem.worst(), size)
         made = problem.worst()
     else:
-        apgd(problem.aimed(_by_label(up, down)), steps=steps - SLY, **final)
-        final["start"] = problem.worst()
-        made = apgd(problem.aimed(_sly(calibrator)), steps=SLY, **final)
+        stage(_by_label(up, down), steps - SLY, problem.worst(), size)
+        made = stage(_sly(calibrator), SLY, problem.worst(), size)
     return made if typical is None else typical_instead(problem, made, typical)
 
 
