@@ -185,7 +185,7 @@ def attack(
 def _check_options(options: Options, chosen: Preset) -> None:
     takes = chosen.takes
     if chosen.optimiser == "fgsm" and takes and options.steps is None:
-        for name in options.given:
+        for name in set(options.given) & takes:
             raise InputError(
                 f"{name}: attack {chosen.name!r} is one step of eps from the clean image; give "
                 "`steps` as well, or take pgd10"

@@ -10,6 +10,16 @@ from rich.table import Table
 from robustad.cli import common
 from robustad.errors import InputError
 
+# What an attack may notice, in words.
+NOTED = {
+    "zero_gradient": "no gradient reached some image: its scores are rounded, saturated, detached",
+    "nonfinite_gradient": "some gradient of low precision was not finite, and counted as zero",
+    "query_budget": "some image ran out of queries; --queries gives more",
+    "no_start": "for some image no image across the threshold was found to start from; --pool "
+    "gives some, or the threshold is out of reach",
+    "no_threshold": "there is no threshold, so AutoAttack went without FAB",
+}
+
 
 def _list(value: bool) -> None:
     """Print every named attack with what it does, sees and needs."""
@@ -107,5 +117,8 @@ def attack(
         common.print_json(saved)
         return
     for one in saved:
-        print(f"{one['name']}  {one['clean_score']:.4g} -> {one['score']:.4g}")
+        same = "" if one["distance"] else "  (unchanged)"
+        print(f"{one['name']}  {one['clean_score']:.4g} -> {one['score']:.4g}{same}")
     common.say.print(f"wrote {len(saved)} images to {out}")
+    for flag in sorted({flag for one in saved for flag in one["flags"]}):
+        common.say.print(f"note: {flag}: {NOTED[flag]}")

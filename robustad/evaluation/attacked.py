@@ -71,7 +71,8 @@ def attack_folder(
     Returns
     -------
     list of dict
-        The manifest's line of each image.
+        The manifest's line of each image, and as `flags` what the attack noticed while it dealt
+        with it and its neighbours, see `robustad.attacks.AttackResult`.
 
     Raises
     ------
@@ -86,6 +87,7 @@ def attack_folder(
         raise InputError(f"pool: attack {attack!r} does not start from other images")
     seeds = seeds_of([sample_hash(sample) for sample in samples], seed)
     found: dict[tuple[int, int], list[tuple[str, Tensor, Tensor]]] = {}
+    flags: dict[str, tuple[str, ...]] = {}
     steps = track(
         batches(detector, samples, batch_size),
         "attack",
@@ -111,6 +113,7 @@ def attack_folder(
         for row, index in enumerate(batch.index):
             name = file_name(samples[index].name)
             kept.append((name, result.x_worst[row].cpu(), batch.x[row].cpu()))
+            flags[name] = result.flags
     about = {"attack": attack, "seed": seed, "restarts": restarts}
     about |= {"method": detector.method, "detector": detector_hash(detector)}
     records = []
@@ -126,7 +129,7 @@ def attack_folder(
             detector=detector,
             about=about,
         )
-        records += [asdict(one) for one in saved.images]
+        records += [asdict(one) | {"flags": [*flags[one.name]]} for one in saved.images]
     return records
 
 
