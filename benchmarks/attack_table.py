@@ -27,6 +27,7 @@ from robustad.errors import InputError
 from robustad.evaluation.batches import Batch, batches
 from robustad.evaluation.fixed import Fixed, learned
 from robustad.evaluation.hashes import detector_hash, seeds_of
+from robustad.evaluation.pool import ClassPool
 from robustad.metrics import PixelMetrics, auroc, gmean_max
 
 # Black boxes by their budget: the default ones, ten thousand queries an image, take hours.
@@ -62,20 +63,31 @@ def knn(train: list[Sample], weights: Path | None, size: int) -> AnomalyDINO:
 
 
 def figures(
-    detector: Detector, found: list[Batch], scores: Tensor, patches: list[Tensor], clean: Tensor
+    detector: Detector,
+    found: list[Batch],
+    scores: Tensor,
+    choices: list[list[Tensor]],
+    clean: Tensor,
 ) -> dict[str, Any]:
-    """Image and pixel figures of one attack, and how far scores moved towards the wrong side."""
+    """Image and pixel figures of one attack, and how far scores moved towards the wrong side.
+
+    Of several choices of the images' pixel versions, as patch scores, the worst one counts.
+    """
     label = torch.cat([batch.label for batch in found]).numpy()
     moved = torch.where(torch.from_numpy(label) == 0, scores - clean, clean - scores).numpy()
-    pixel = PixelMetrics()
-    for batch, part in zip(found, patches, strict=True):
-        maps = detector.anomaly_map(part, (batch.x.shape[2], batch.x.shape[3])).numpy()
-        for one, mask in zip(maps, batch.pixels, strict=True):
-            if mask is not None:
-                pixel.update(one, mask)
+    pixels = []
+    for patches in choices:
+        pixel = PixelMetrics()
+        for batch, part in zip(found, patches, strict=True):
+            maps = detector.anomaly_map(part, (batch.x.shape[2], batch.x.shape[3])).numpy()
+            for one, mask in zip(maps, batch.pixels, strict=True):
+                if mask is not None:
+                    pixel.update(one, mask)
+        pixels.append(float(pixel.compute().auroc))
     return {
         "auroc": float(auroc(scores.numpy(), label)),
-        "pixel_auroc": float(pixel.compute().auroc),
+        "pixel_auroc": min(pixels),
+        "pixel_choices": pixels,
         "moved_normal": float(moved[label == 0].mean()),
         "moved_anomalous": float(moved[label == 1].mean()),
         "scores": scores.tolist(),
@@ -86,7 +98,8 @@ def run(
     detector: Detector, found: list[Batch], name: str, eps: float, given: dict[str, Any]
 ) -> dict[str, Any]:
     """One preset at one radius on all batches."""
-    scores, patches, forward, backward, flags = [], [], [], [], set()
+    scores, forward, backward, flags = [], [], [], set()
+    choices: list[list[Tensor]] = [[], []]
     start = time.perf_counter()
     for batch, seeds in zip(found, given["seeds"], strict=True):
         result = attack(
@@ -100,15 +113,16 @@ def run(
             **{k: v for k, v in given["options"].items() if k != "probe" or "probe" in name},
         )
         scores.append(result.worst_score)
-        patches.append(
-            result.patch_scores if result.pixel_patch_scores is None else result.pixel_patch_scores
-        )
+        for kept, patch in zip(
+            choices, (result.pixel_patch_scores, result.order_patch_scores), strict=True
+        ):
+            kept.append(result.patch_scores if patch is None else patch)
         forward.append(result.forward)
         backward.append(result.backward)
         flags |= set(result.flags)
     seconds = time.perf_counter() - start
     count = sum(len(batch.index) for batch in found)
-    return figures(detector, found, torch.cat(scores), patches, given["clean"]) | {
+    return figures(detector, found, torch.cat(scores), choices, given["clean"]) | {
         "forward": float(torch.cat(forward).float().mean()),
         "backward": float(torch.cat(backward).float().mean()),
         "seconds": seconds / count,
@@ -137,11 +151,12 @@ def prepare(
     options = {
         "threshold": threshold,
         "surrogate": surrogate,
+        "pool": ClassPool(detector, picked).at(found[0].x.shape[2], found[0].x.shape[3]),
         "probe": fixed.probe,
         "scale": None if fixed.scale is None else LogitScale(*map(torch.tensor, fixed.scale)),
     }
     given = {"seeds": [seeds_of(h, 0) for h in hashes], "options": options, "clean": clean}
-    return given, figures(detector, found, clean, patches, clean)
+    return given, figures(detector, found, clean, [patches], clean)
 
 
 def main() -> None:

@@ -6,23 +6,31 @@ import torch
 from torch import Tensor
 
 from robustad.attacks.apgd import apgd
-from robustad.attacks.objectives import Objective, Scores, evading, image, image_relaxed, smooth
+from robustad.attacks.objectives import (
+    Objective,
+    Scores,
+    evading,
+    image,
+    image_relaxed,
+    relaxed,
+    smooth,
+)
 from robustad.attacks.problem import Problem
 from robustad.attacks.typical import typical_instead
 from robustad.calibration import Calibrator, Platt
 
-# Steps on the patches (coarse, fine), and on the image score in three stages.
-PATCHES, IMAGE = (75, 35), (45, 50, 35)
-# The latter where there are no masks.
-IMAGE_ALONE = (80, 90, 70)
-# What raises scores and what lowers them in each of the three stages, and the first step in eps.
-STAGES = (
-    (image_relaxed, smooth(0.3), 2.0),
-    (image, smooth(0.1), 1.0),
-    (image, smooth(0.05), 0.25),
+# Steps on the patches: coarse, and on their order alone; and the latter's first step in eps.
+PATCHES, FINE = (60, 80), 1.0
+# Steps in place of the first where there are no masks.
+ALONE = 140
+# On the image score: steps, what raises scores, what lowers them, and the first step in eps.
+IMAGE = (
+    (35, image_relaxed, smooth(0.2), 2.0),
+    (35, image, image, 1.0),
+    (30, image, smooth(0.03), 0.5),
 )
-# First step of the fine stage on the patches, in eps.
-FINE = 0.25
+# Of the last of these, steps that also look at the entropy, where there is a calibrator.
+SLY = 24
 # Weight of the entropy in logits of the calibrated probability: below 4.46 it could not keep a
 # score from moving on, as the entropy then changes more slowly than the logit.
 EVASION = 8.0
@@ -36,10 +44,11 @@ def adaptive(
     Parameters
     ----------
     problem : Problem
-        Its own objective is not looked at. With masks, half of the steps go to the patches.
+        Its own objective is not looked at.
     calibrator : Calibrator, optional
-        From score to probability. With one, what is returned also keeps the predictive entropy
-        low, so as not to be deferred; the image score's worst case is recorded all the same.
+        From score to probability. With one, the last 24 steps keep the predictive entropy low as
+        well, so as not to be deferred, and what is returned is of these; the image score's worst
+        case is recorded all the same.
     typical : float, optional
         Score that normal images have. With it, what is returned of an anomalous image scores no
         lower, so as not to look too normal; see `robustad.attacks.typical`.
@@ -53,30 +62,38 @@ def adaptive(
     Notes
     -----
     At 240 gradient steps less than a quarter of PGD-1000's cost. What makes it stronger than single
-    runs: a normal image's score is raised from where `flip` has raised many patches at once, first
-    on more of the largest patches than the score takes. An anomalous image's score is lowered by a
-    smooth maximum, which sharpens from stage to stage: the true score's gradient knows nothing of
-    the patches that take over. The later stages start at the worst image of all before them, with
-    finer steps. Whatever was seen under any objective counts, as the meter keeps the worst by image
-    score and by pixel margin.
+    runs: `flip` moves all patches, and `misorder` then those alone that are not yet in the wrong
+    order, as pixel AUROC counts them. A normal image's score is raised from there, first on more of
+    the largest patches than the score takes. An anomalous image's score is lowered from the clean
+    image by a smooth mean of its largest patches, as the true score's gradient knows nothing of the
+    patches that take over, and once more by the true score, whose gradient is the right one in
+    small balls. The last stage starts at the worst image of all before it, with finer steps.
+    Whatever was seen under any objective counts, as the meter keeps the worst by image score and by
+    patches.
     """
-    counts = IMAGE_ALONE
-    start = problem.x
-    if problem.mask is not None:
-        counts = IMAGE
-        coarse, fine = PATCHES
-        patches = problem.aimed("flip")
-        found = apgd(patches, steps=coarse)
-        apgd(patches, steps=fine, start=found, step_size=FINE * problem.eps)
-        normal = (problem.label == 0)[:, None, None, None]
-        start = torch.where(normal, problem.worst(), problem.x)
-    for steps, (raising, lowering, size) in zip(counts, STAGES, strict=True):
-        aim = _by_label(raising, lowering)
-        if calibrator is not None and size == STAGES[-1][2]:
-            aim = _sly(calibrator)
-        found = apgd(problem.aimed(aim), steps=steps, start=start, step_size=size * problem.eps)
+    coarse, fine = PATCHES
+    normal = (problem.label == 0)[:, None, None, None]
+
+    def stage(aim: str | Objective, steps: int, start: Tensor, size: float) -> Tensor:
+        return apgd(problem.aimed(aim), steps=steps, start=start, step_size=size * problem.eps)
+
+    if problem.mask is None:
+        apgd(problem.aimed(_by_label(relaxed(None), smooth(0.5))), steps=ALONE)
         start = problem.worst()
-    made = start if calibrator is None else found
+    else:
+        found = apgd(problem.aimed("flip"), steps=coarse)
+        stage("misorder", fine, found, FINE)
+        start = torch.where(normal, problem.worst(), problem.x)
+    for steps, up, down, size in IMAGE[:-1]:
+        stage(_by_label(up, down), steps, start, size)
+        start = torch.where(normal, problem.worst(), problem.x)
+    steps, up, down, size = IMAGE[-1]
+    if calibrator is None:
+        stage(_by_label(up, down), steps, problem.worst(), size)
+        made = problem.worst()
+    else:
+        stage(_by_label(up, down), steps - SLY, problem.worst(), size)
+        made = stage(_sly(calibrator), SLY, problem.worst(), size)
     return made if typical is None else typical_instead(problem, made, typical)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from robustad.attacks.boundary import Nearest, already_crossed, crossed, threshold_of
+from robustad.attacks.pool import Pool, check_pool, offered
 from robustad.attacks.problem import Problem
 from robustad.attacks.projection import distance
 from robustad.detectors.base import gaussian_blur
@@ -30,7 +32,8 @@ def hopskipjump(
     queries: int | None = 10_000,
     probes: int = 100,
     trials: int = 100,
-    pool: Tensor | None = None,
+    pool: Pool | None = None,
+    query_batch: int = 64,
 ) -> Tensor:
     """Answer the question of a fixed eps with the nearest image across the threshold.
 
@@ -38,7 +41,7 @@ def hopskipjump(
     ----------
     problem : Problem
         In the l-infinity or l2 ball, with a threshold or a detector that decides itself.
-    iterations, queries, probes, trials, pool
+    iterations, queries, probes, trials, pool, query_batch
         See `nearest`.
 
     Returns
@@ -54,7 +57,13 @@ def hopskipjump(
         See `nearest`.
     """
     found = nearest(
-        problem, iterations=iterations, queries=queries, probes=probes, trials=trials, pool=pool
+        problem,
+        iterations=iterations,
+        queries=queries,
+        probes=probes,
+        trials=trials,
+        pool=pool,
+        query_batch=query_batch,
     )
     return problem.project(found.images.clone())
 
@@ -67,7 +76,8 @@ def nearest(
     queries: int | None = 10_000,
     probes: int = 100,
     trials: int = 100,
-    pool: Tensor | None = None,
+    pool: Pool | None = None,
+    query_batch: int = 64,
 ) -> Nearest:
     """Look for the nearest image across the threshold, asking only on which side images are.
 
@@ -84,8 +94,12 @@ def nearest(
         Of the first gradient estimate; the t-th takes sqrt(t) times as many, up to 10000.
     trials : int >= 0, default 100
         Images of uniform noise that are tried to find a first one across the threshold.
-    pool : Tensor, (M, 3, H, W), in [0, 1], optional
-        Images tried before: for anomalous images, normal ones; noise will rarely pass for normal.
+    pool : Tensor, (M, 3, H, W), in [0, 1], or mapping of label to such tensors, optional
+        Images tried before, the nearest first, one query each: of a mapping those of the other
+        label, of a tensor all. Noise will rarely pass for normal. What another attack made, for
+        instance on a surrogate, is a good start as well.
+    query_batch : int >= 1, default 64
+        Images in one call of the detector where queries do not wait for each other's answers.
 
     Returns
     -------
@@ -104,7 +118,8 @@ def nearest(
     which hide many defects, black and white. Their interval widths and probe radii (theta, delta),
     meant for small images, are kept above what float32 resolves.
     """
-    _check(problem, iterations, queries, probes, trials, pool)
+    _check(problem, iterations, queries, probes, trials, query_batch)
+    check_pool(pool, tuple(problem.x.shape[1:]))
     done = already_crossed(problem)
     images = problem.x.clone()
     reach = torch.where(done, 0.0, torch.inf).to(images)
@@ -112,7 +127,7 @@ def nearest(
     if len(places):
         active = problem.select(places)
         budget = torch.full((len(places),), -1 if queries is None else queries)
-        attack = _Attack(active, budget)
+        attack = _Attack(active, budget, query_batch)
         found, current = attack.first(pool, trials)
         hit = found.nonzero().flatten()
         if len(hit) < len(places):
@@ -127,16 +142,17 @@ def nearest(
 class _Attack:
     """State of the images that are not across the threshold by themselves."""
 
-    def __init__(self, problem: Problem, budget: Tensor) -> None:
+    def __init__(self, problem: Problem, budget: Tensor, query_batch: int) -> None:
         self.problem = problem
         self.budget = budget  # queries left, negative for no limit
+        self.query_batch = query_batch
         self.generators = [problem.generator(i, PURPOSE) for i in range(len(problem))]
         self.size = problem.x[0].numel()
         power = 2.0 if problem.norm == "linf" else 1.5
         self.theta = max(self.size**-power, NARROWEST)
 
     def select(self, places: Tensor) -> _Attack:
-        kept = _Attack(self.problem.select(places), self.budget[places.cpu()])
+        kept = _Attack(self.problem.select(places), self.budget[places.cpu()], self.query_batch)
         kept.generators = [self.generators[i] for i in places.tolist()]
         return kept
 
@@ -151,27 +167,38 @@ class _Attack:
             self.budget[places.cpu()] -= 1
         return answer
 
-    def first(self, pool: Tensor | None, trials: int) -> tuple[Tensor, Tensor]:
+    def ask_all(self, images: Tensor, wanted: Tensor) -> Tensor:
+        """As `ask` of images (K, B, 3, H, W), all in one call; their budgets are not looked at."""
+        answer = torch.zeros_like(wanted)
+        turns, places = wanted.nonzero(as_tuple=True)
+        if len(places):
+            part = self.problem.select(places)
+            answer[turns, places] = crossed(part, part.scores(images[turns, places]).image)
+            self.budget.index_add_(0, places.cpu(), torch.full((len(places),), -1))
+        return answer
+
+    def first(self, pool: Pool | None, trials: int) -> tuple[Tensor, Tensor]:
         """Find for each image one across the threshold; whether there was one, and which."""
-        clean = self.problem.x
+        clean, label = self.problem.x, self.problem.label
         found = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         images = clean.clone()
-        for trial in range(-(0 if pool is None else len(pool)) - 1, trials):
+        everybody = torch.ones_like(found)
+        for candidates, there in chain(
+            offered(pool, clean, label),
+            ((plain, everybody) for plain in _plainer(clean)),
+            ((self._noise(), everybody) for _ in range(trials)),
+        ):
+            across = self.ask(candidates, there & ~found)
+            images[across] = candidates[across]
+            found |= across
             if bool(found.all()):
                 break
-            if trial < -1:
-                assert pool is not None
-                candidates = [pool[trial + 1].to(clean).expand_as(clean)]
-            elif trial == -1:
-                candidates = _plainer(clean)
-            else:
-                drawn = [torch.rand(clean.shape[1:], generator=one) for one in self.generators]
-                candidates = [torch.stack(drawn).to(clean)]
-            for candidate in candidates:
-                across = self.ask(candidate, ~found)
-                images[across] = candidate[across]
-                found |= across
         return found, images
+
+    def _noise(self) -> Tensor:
+        clean = self.problem.x
+        drawn = [torch.rand(clean.shape[1:], generator=one) for one in self.generators]
+        return torch.stack(drawn).to(clean)
 
     def run(self, current: Tensor, iterations: int, probes: int) -> tuple[Tensor, Tensor]:
         """Walk along the boundary; the nearest image and its distance."""
@@ -237,14 +264,18 @@ class _Attack:
         votes = torch.zeros(len(images), device=images.device)
         reach = radius.to(images)[:, None, None, None]
         count = count.to(images.device)
-        for probe in range(int(count.max())):
-            wanted = probe < count
-            moved = (images + reach * self._directions(images, wanted)).clamp_(0.0, 1.0)
+        turns = int(count.max())
+        at_once = max(self.query_batch // len(images), 1)
+        for begun in range(0, turns, at_once):
+            probes = torch.arange(begun, min(begun + at_once, turns), device=images.device)
+            wanted = probes[:, None] < count
+            drawn = torch.stack([self._directions(images, one) for one in wanted])
+            moved = (images + reach * drawn).clamp_(0.0, 1.0)
             actual = (moved - images) / reach  # what is left of it in the box
-            vote = torch.where(self.ask(moved, wanted), 1.0, -1.0) * wanted
-            votes += vote
-            total += actual
-            weighted += vote.to(images)[:, None, None, None] * actual
+            vote = torch.where(self.ask_all(moved, wanted), 1.0, -1.0) * wanted
+            votes += vote.sum(dim=0)
+            total += actual.sum(dim=0)
+            weighted += (vote.to(images)[:, :, None, None, None] * actual).sum(dim=0)
         mean = votes / count.clamp_min(1)
         gradient = weighted - mean.to(images)[:, None, None, None] * total
         # where all agreed there is no contrast: along what was tried, or against it
@@ -302,7 +333,7 @@ def _check(
     queries: int | None,
     probes: int,
     trials: int,
-    pool: Tensor | None,
+    query_batch: int,
 ) -> None:
     if problem.norm not in ("linf", "l2"):
         raise InputError(f"norm: HopSkipJump knows 'linf' and 'l2', got {problem.norm!r}")
@@ -312,9 +343,7 @@ def _check(
         ("queries", 1 if queries is None else queries, 1),
         ("probes", probes, 2),
         ("trials", trials, 0),
+        ("query_batch", query_batch, 1),
     ):
         if count < least:
             raise InputError(f"{name}: expected >= {least}, got {count}")
-    shape = tuple(problem.x.shape[1:])
-    if pool is not None and (pool.ndim != 4 or tuple(pool.shape[1:]) != shape):
-        raise InputError(f"pool: expected images (M, {shape}), got {tuple(pool.shape)}")

@@ -73,6 +73,8 @@ class Meter:
     pixel : Record or None
         Of the largest mean over normal patches minus mean over anomalous ones, which is the
         smallest mean pairwise margin; None without masks.
+    order : Record or None
+        Likewise of the largest `objectives.misorder`, of the margin of squashed logits.
     flags : set of str
         What an attack noticed.
     """
@@ -82,6 +84,7 @@ class Meter:
     dead: Tensor
     image: Record
     pixel: Record | None
+    order: Record | None
     flags: set[str] = field(default_factory=set)
 
     @classmethod
@@ -94,6 +97,7 @@ class Meter:
             dead=counts[2],
             image=Record.empty(x, patch),
             pixel=Record.empty(x, patch) if pixel else None,
+            order=Record.empty(x, patch) if pixel else None,
         )
 
     @property

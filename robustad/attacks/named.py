@@ -36,7 +36,7 @@ class Preset:
     needs : set of str
         Of "mask", "threshold", "surrogate", "probe", "features", "bank", "calibrator".
     takes : set of str
-        Options of the schedule that may be given.
+        Options of the schedule that may be given; "pool" if it starts from other images.
     summary : str
         One line for help texts and reports.
     run : callable

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from robustad.errors import InputError
 
 if TYPE_CHECKING:
+    from robustad.attacks.pool import Pool
     from robustad.attacks.probe import LinearProbe
     from robustad.calibration import Calibrator
     from robustad.detectors.base import PatchScorer
@@ -21,7 +23,8 @@ class Options:
 
     Attributes
     ----------
-    steps, step_size, random, restarts, keep, probe, surrogate, calibrator, typical, queries
+    steps, step_size, random, restarts, keep, probe, surrogate, calibrator, typical, queries, pool,
+    query_batch
         See `attack`.
     """
 
@@ -32,9 +35,11 @@ class Options:
     keep: Keep = "best"
     queries: int | None = None
     probe: LinearProbe | None = None
-    surrogate: PatchScorer | None = None
+    surrogate: PatchScorer | Sequence[PatchScorer] | None = None
     calibrator: Calibrator | None = None
     typical: float | None = None
+    pool: Pool | None = None
+    query_batch: int = 64
 
     @property
     def given(self) -> list[str]:
@@ -47,6 +52,13 @@ class Options:
             "queries": self.queries is not None,
         }
         return [name for name, there in changed.items() if there]
+
+    @property
+    def surrogates(self) -> list[PatchScorer]:
+        """All of them; none if there is none."""
+        if self.surrogate is None:
+            return []
+        return [*self.surrogate] if isinstance(self.surrogate, Sequence) else [self.surrogate]
 
     @property
     def iterate(self) -> Literal["best", "last"]:
@@ -74,3 +86,5 @@ def check_options(options: Options, name: str, takes: frozenset[str]) -> None:
         raise InputError(f"steps: expected >= 1, got {options.steps}")
     if options.queries is not None and options.queries < 1:
         raise InputError(f"queries: expected >= 1, got {options.queries}")
+    if options.query_batch < 1:
+        raise InputError(f"query_batch: expected >= 1, got {options.query_batch}")

@@ -19,7 +19,6 @@ from robustad.attacks.projection import Norm
 from robustad.attacks.spsa import spsa
 from robustad.attacks.square import square
 from robustad.attacks.transfer import transfer
-from robustad.errors import InputError
 
 FORM = (
     "(square|spsa)[<queries>][_l2|_l1], hopskipjump[<queries>][_l2] or "
@@ -82,6 +81,7 @@ def _spsa(name: str, queries: int | None, norm: Norm) -> Preset:
             problem,
             queries=options.queries or default,
             steps=options.steps,
+            query_batch=options.query_batch,
             **_given(options, "step_size"),
         ),
         access="score",
@@ -97,11 +97,15 @@ def _hopskipjump(name: str, queries: int | None, norm: Norm) -> Preset:
         name,
         norm,
         lambda problem, options: hopskipjump(
-            problem, iterations=options.steps or 50, queries=options.queries or default
+            problem,
+            iterations=options.steps or 50,
+            queries=options.queries or default,
+            pool=options.pool,
+            query_batch=options.query_batch,
         ),
         access="decision",
         needs={"threshold"},
-        takes={"queries", "steps"},
+        takes={"queries", "steps", "pool"},
         summary=f"nearest image across the threshold from decisions alone, {default} queries",
     )
 
@@ -125,11 +129,9 @@ def _transfer(name: str, steps: int | None, norm: Norm) -> Preset:
     default = steps or 10
 
     def run(problem: Problem, options: Options) -> Tensor:
-        if options.surrogate is None:
-            raise InputError(f"surrogate: attack {name!r} needs a differentiable stand-in")
         return transfer(
             problem,
-            options.surrogate,
+            options.surrogates,
             steps=options.steps or default,
             step_size=options.step_size,
             random=options.random,
@@ -145,7 +147,7 @@ def _transfer(name: str, steps: int | None, norm: Norm) -> Preset:
         steps=default,
         needs={"surrogate"},
         takes={"steps", "step_size", "random", "restarts"},
-        summary=f"{default} steps of momentum with diverse inputs on a surrogate",
+        summary=f"{default} steps of momentum with diverse inputs on surrogates",
     )
 
 

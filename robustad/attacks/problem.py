@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustad.attacks.gradient import value_and_gradient
 from robustad.attacks.meter import Meter
-from robustad.attacks.objectives import LogitScale, Objective, Scores, flip, resolve
+from robustad.attacks.objectives import LogitScale, Objective, Scores, flip, misorder, resolve
 from robustad.attacks.projection import (
     SPARSITY,
     Norm,
@@ -52,7 +52,10 @@ class Problem:
     seeds : tuple of int
         One an image: draws do not depend on the batch.
     scale : LogitScale or None
-        Makes logits of patch scores, for objectives that need them; None where they are logits.
+        Makes logits of patch scores, for objectives that need them and for the record of the
+        patches' worst; None where they are logits.
+    own : LogitScale or None
+        Level and spread of each image's own clean normal patches; None without masks.
     threshold : float or None
         Image score from which the detector says anomalous; decision attacks need it.
     precision : torch.dtype or None
@@ -81,6 +84,7 @@ class Problem:
     objective: Objective
     seeds: tuple[int, ...]
     scale: LogitScale | None
+    own: LogitScale | None
     threshold: float | None
     precision: torch.dtype | None
     radius: float
@@ -140,17 +144,19 @@ class Problem:
             scale = LogitScale.of_images(clean)
         if threshold is None and getattr(detector, "decides", False):
             threshold = 0.5  # its scores are its verdicts
+        mask = None if mask is None else mask.to(x.device).bool()
         fraction: Any = getattr(detector, "top_fraction", None)
         return cls(
             detector=detector,
             x=x,
             label=label,
-            mask=None if mask is None else mask.to(x.device).bool(),
+            mask=mask,
             eps=eps,
             norm=norm,
             objective=resolve(objective),
             seeds=tuple(range(count)) if seeds is None else tuple(seeds),
             scale=scale,
+            own=None if mask is None else LogitScale.of_normal_patches(clean, mask),
             threshold=threshold,
             precision=precision,
             radius=eps,
@@ -180,6 +186,7 @@ class Problem:
             mask=None if self.mask is None else self.mask[there],
             seeds=tuple(self.seeds[i] for i in cpu.tolist()),
             scale=None if self.scale is None else self.scale.select(there),
+            own=None if self.own is None else self.own.select(there),
             rows=self.rows[cpu],
             clean=self.clean[there],
         )
@@ -235,9 +242,21 @@ class Problem:
         reach = self.radius + slack(self.radius, self.norm)
         return distance(images, self.x, self.norm) <= reach
 
+    def hurts(self, patch: Tensor) -> tuple[Tensor, Tensor]:
+        """How much patch scores (B, N) hurt pixel metrics: `flip` and `misorder`, (B,) each."""
+        scores = Scores(
+            patch=patch,
+            image=patch[:, 0],
+            label=self.label,
+            mask=self.mask,
+            scale=self.scale,
+            own=self.own,
+        )
+        return flip(scores), misorder(scores)
+
     def margin(self, patch: Tensor) -> Tensor:
         """Minus the mean pairwise margin (B,) of patch scores (B, N): what hurts pixel metrics."""
-        return flip(Scores(patch=patch, image=patch[:, 0], label=self.label, mask=self.mask))
+        return self.hurts(patch)[0]
 
     def scores(self, images: Tensor, *, progress: float = 0.0) -> Scores:
         """Ask the detector; the one way to it.
@@ -270,6 +289,7 @@ class Problem:
             mask=self.mask,
             clean=self.clean,
             scale=self.scale,
+            own=self.own,
             top=self.top,
             progress=progress,
         )
@@ -334,6 +354,7 @@ class Problem:
         rows, repeats = self._places
         harm = (self.sign.to(image.dtype) * image).masked_fill(outside, -torch.inf)
         self.meter.image.update(rows, harm, images, patch, repeats)
-        if self.meter.pixel is not None:
-            margin = self.margin(patch).masked_fill(outside, -torch.inf)
-            self.meter.pixel.update(rows, margin, images, patch, repeats)
+        if self.meter.pixel is not None and self.meter.order is not None:
+            records = (self.meter.pixel, self.meter.order)
+            for record, hurt in zip(records, self.hurts(patch), strict=True):
+                record.update(rows, hurt.masked_fill(outside, -torch.inf), images, patch, repeats)

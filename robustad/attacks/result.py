@@ -39,6 +39,10 @@ class AttackResult:
         None without masks.
     pixel_patch_scores : Tensor, (B, N), or None
         Its patch scores.
+    x_order, order_patch_scores : Tensor or None
+        The same for the smallest margin of squashed logits, see
+        `robustad.attacks.objectives.misorder`. Which of both hurts pixel AUROC more is known only
+        with all other images.
     forward, backward : Tensor, (B,), int64
         Passes of the detector over each image that the attack took; forward passes are the
         queries of a black box. The clean pass and the scoring afterwards do not count.
@@ -47,7 +51,9 @@ class AttackResult:
     flags : tuple of str
         `zero_gradient`: some image had no gradient in any step; `nonfinite_gradient`: some
         gradient of low precision was not finite, and counted as zero; `query_budget`: it was
-        used up.
+        used up before the last iteration; `no_start`: HopSkipJump found no image across the
+        threshold to start from, and left an image as it is; `no_threshold`: AutoAttack went
+        without FAB, which needs one.
     """
 
     x_adv: Tensor
@@ -61,6 +67,8 @@ class AttackResult:
     worst_patch_scores: Tensor
     x_pixel: Tensor | None
     pixel_patch_scores: Tensor | None
+    x_order: Tensor | None
+    order_patch_scores: Tensor | None
     forward: Tensor
     backward: Tensor
     success: Tensor | None
@@ -89,18 +97,20 @@ def finish(problem: Problem, x_adv: Tensor, *, keep: Keep = "best") -> AttackRes
         x_adv = x_adv.detach()
         candidates.append((x_adv, detector.patch_scores(x_adv)))
         candidates.append(_rescored(problem, meter.image, *candidates))
-    if meter.pixel is not None:
-        candidates.append(_rescored(problem, meter.pixel, *candidates))
+    for record in (meter.pixel, meter.order):
+        if record is not None:
+            candidates.append(_rescored(problem, record, *candidates))
     harm = [problem.sign * detector.aggregate(patch) for _, patch in candidates]
     x_worst, worst = _choose(candidates, harm)
     if keep == "worst":
         x_adv, patch = x_worst, worst
     else:
         patch = candidates[1][1]
-    x_pixel = pixel = None
+    x_pixel = pixel = x_order = order = None
     if problem.mask is not None:
-        margins = [problem.margin(patch) for _, patch in candidates]
-        x_pixel, pixel = _choose(candidates, margins)
+        margins, orders = zip(*(problem.hurts(patch) for _, patch in candidates), strict=True)
+        x_pixel, pixel = _choose(candidates, [*margins])
+        x_order, order = _choose(candidates, [*orders])
     worst_score, success = detector.aggregate(worst), None
     if problem.threshold is not None:
         success = (worst_score >= problem.threshold) == (problem.label == 0)
@@ -118,6 +128,8 @@ def finish(problem: Problem, x_adv: Tensor, *, keep: Keep = "best") -> AttackRes
         worst_patch_scores=worst,
         x_pixel=x_pixel,
         pixel_patch_scores=pixel,
+        x_order=x_order,
+        order_patch_scores=order,
         forward=meter.forward.clone(),
         backward=meter.backward.clone(),
         success=success,

@@ -13,6 +13,7 @@ from robustad.attacks.access import Target, as_scorer
 from robustad.attacks.named import Preset
 from robustad.attacks.objectives import LogitScale, Objective
 from robustad.attacks.options import Keep, Options, check_options
+from robustad.attacks.pool import Pool
 from robustad.attacks.presets import preset
 from robustad.attacks.probe import LinearProbe
 from robustad.attacks.problem import Problem
@@ -45,9 +46,11 @@ def attack(
     scale: LogitScale | None = None,
     calibrator: Calibrator | None = None,
     typical: float | None = None,
-    surrogate: PatchScorer | None = None,
+    surrogate: PatchScorer | Sequence[PatchScorer] | None = None,
     probe: LinearProbe | None = None,
     queries: int | None = None,
+    pool: Pool | None = None,
+    query_batch: int = 64,
     precision: torch.dtype | None = None,
 ) -> AttackResult:
     """Perturb images so that the detector gets them wrong.
@@ -95,12 +98,19 @@ def attack(
     typical : float, optional
         Score that normal images have: `adaptive` then leaves anomalous images there, so as not
         to look too normal.
-    surrogate : PatchScorer, optional
-        Differentiable stand-in for transfer attacks.
+    surrogate : PatchScorer or sequence of them, optional
+        Differentiable stand-ins for transfer attacks; of several the mean is attacked.
     probe : LinearProbe, optional
         Needed by `fgsm_probe`.
     queries : int >= 1, optional
-        Budget an image of black-box attacks.
+        Budget an image of black-box attacks; default 10000, of `square` 5000, or as the name says.
+    pool : Tensor, (M, 3, H, W), in [0, 1], or mapping of label to such tensors, optional
+        Prepared images of the other class for `hopskipjump` to start from: of `{0: normal, 1:
+        anomalous}` an image is offered those of the other label, of a tensor all. Without it an
+        anomalous image often finds no start (flag `no_start`).
+    query_batch : int >= 1, default 64
+        Images in one call of the detector where the queries of a black-box attack do not wait for
+        each other's answers (`hopskipjump`, `spsa`). Fewer save memory; results differ by rounding.
     precision : torch.dtype, optional
         Autocast to this type (`torch.bfloat16`) while searching; scores that are returned are
         always float32.
@@ -142,6 +152,8 @@ def attack(
         surrogate=surrogate,
         calibrator=calibrator,
         typical=typical,
+        pool=pool,
+        query_batch=query_batch,
     )
     _check_options(options, chosen)
     if seeds is not None and len(seeds) != x.shape[0]:
@@ -151,7 +163,7 @@ def attack(
         raise InputError(f"objective: attack {attack!r} has its own, it cannot be replaced")
     if objective is None:
         objective = "image" if own else chosen.objective
-    with _frozen(detector), _frozen(surrogate):
+    with _frozen(detector, *options.surrogates):
         problem = Problem.of(
             detector,
             x,
@@ -173,7 +185,7 @@ def attack(
 def _check_options(options: Options, chosen: Preset) -> None:
     takes = chosen.takes
     if chosen.optimiser == "fgsm" and takes and options.steps is None:
-        for name in options.given:
+        for name in set(options.given) & takes:
             raise InputError(
                 f"{name}: attack {chosen.name!r} is one step of eps from the clean image; give "
                 "`steps` as well, or take pgd10"
@@ -190,7 +202,7 @@ def _check_needs(problem: Problem, options: Options, chosen: Preset) -> None:
         )
     if "mask" in chosen.needs and problem.mask is None and chosen.objective == "several":
         raise InputError(f"mask: attack {chosen.name!r} needs the ground-truth masks of the images")
-    if "surrogate" in chosen.needs and options.surrogate is None:
+    if "surrogate" in chosen.needs and not options.surrogates:
         raise InputError(f"surrogate: attack {chosen.name!r} needs a differentiable stand-in")
 
 
@@ -236,9 +248,10 @@ def _threshold(detector: PatchScorer) -> float | None:
 
 
 @contextmanager
-def _frozen(module: object) -> Iterator[None]:
+def _frozen(*modules: object) -> Iterator[None]:
     """Keep parameters out of the backward pass: only the images' gradient is wanted."""
-    frozen = [p for p in getattr(module, "parameters", list)() if p.requires_grad]
+    parameters = [p for module in modules for p in getattr(module, "parameters", list)()]
+    frozen = [p for p in parameters if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:

@@ -23,6 +23,7 @@ def spsa(
     delta: float = 0.01,
     step_size: float = 0.01,
     steps: int | None = None,
+    query_batch: int = 64,
 ) -> Tensor:
     """Climb along a gradient that is estimated from scores, with Adam.
 
@@ -40,6 +41,8 @@ def spsa(
         Of Adam.
     steps : int >= 1, optional
         Iterations, by default as many as `queries` allows.
+    query_batch : int >= 1, default 64
+        Images in one call of the detector; both sides of one sign of each image at least.
 
     Returns
     -------
@@ -60,6 +63,8 @@ def spsa(
     """
     if samples < 1:
         raise InputError(f"samples: expected >= 1, got {samples}")
+    if query_batch < 1:
+        raise InputError(f"query_batch: expected >= 1, got {query_batch}")
     for name, value, limit in (("delta", delta, 0.5), ("step_size", step_size, float("inf"))):
         if not 0 < value < limit:
             raise InputError(f"{name}: expected > 0 and < {limit:g}, got {value}")
@@ -71,6 +76,7 @@ def spsa(
             f"queries: {queries} allow {max(possible, 0)} iterations of {2 * samples + 1} after "
             f"the first query, expected at least {max(steps, 1)}"
         )
+    at_once = max(query_batch // (2 * len(problem)), 1)
     generators = [problem.generator(place, PURPOSE) for place in range(len(problem))]
     best = Best(problem)
     current = problem.x.clone()
@@ -80,13 +86,15 @@ def spsa(
         progress = (step - 1) / steps
         centre = current.clamp(delta, 1 - delta)
         slope = torch.zeros_like(current)
-        for _ in range(samples):
-            signs = _signs(generators, current)
-            above = problem.values((centre + delta * signs).clamp_(0, 1), progress=progress)
-            below = problem.values((centre - delta * signs).clamp_(0, 1), progress=progress)
-            slope += ((above - below).to(slope) / (2 * delta * samples))[
-                :, None, None, None
-            ] * signs
+        for begun in range(0, samples, at_once):
+            count = min(at_once, samples - begun)
+            signs = torch.stack([_signs(generators, current) for _ in range(count)])
+            sides = torch.cat([centre + delta * signs, centre - delta * signs]).clamp_(0, 1)
+            everybody = torch.arange(len(problem)).repeat(2 * count)
+            asked = problem.select(everybody).values(sides.flatten(0, 1), progress=progress)
+            above, below = asked.reshape(2, count, len(problem))
+            weight = ((above - below).to(slope) / (2 * delta * samples))[:, :, None, None, None]
+            slope += (weight * signs).sum(dim=0)
         mean = FIRST * mean + (1 - FIRST) * slope
         square = SECOND * square + (1 - SECOND) * slope.square()
         spread = (square / (1 - SECOND**step)).sqrt()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from robustad.attacks.momentum import mifgsm
+from robustad.attacks.objectives import LogitScale, Objective, Scores
 from robustad.attacks.problem import Problem
 from robustad.attacks.proxy import standing_in
 from robustad.detectors.base import PatchScorer
@@ -14,7 +19,7 @@ from robustad.errors import InputError
 
 def transfer(
     problem: Problem,
-    surrogate: PatchScorer,
+    surrogate: PatchScorer | Sequence[PatchScorer],
     *,
     steps: int = 10,
     step_size: float | None = None,
@@ -30,9 +35,10 @@ def transfer(
     problem : Problem
         Of any norm. Its objective is maximised on the surrogate's scores; as the surrogate's
         patches are others, one that needs masks is refused.
-    surrogate : PatchScorer
+    surrogate : PatchScorer or sequence of them
         Differentiable, for instance another backbone with a bank of the same few normal images.
-        Where it takes only multiples of some patch size, images are resampled to the nearest.
+        Where one takes only multiples of some patch size, images are resampled to the nearest. Of
+        several the mean objective is maximised, each measured in the spread of its own scores.
     steps : int >= 1, default 10
         Number of steps.
     step_size : float > 0, optional
@@ -60,12 +66,22 @@ def transfer(
     Notes
     -----
     Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018; Xie et al., "Improving
-    Transferability of Adversarial Examples with Input Diversity", CVPR 2019. The meter stays at
-    zero: a surrogate costs no queries.
+    Transferability of Adversarial Examples with Input Diversity", CVPR 2019. Several at once:
+    Liu et al., "Delving into Transferable Adversarial Examples", ICLR 2017, section 5. The meter
+    stays at zero: a surrogate costs no queries.
     """
-    if getattr(surrogate, "training", False):
-        raise InputError("surrogate: is in training mode; call surrogate.eval() first")
-    proxy = standing_in(problem, Resampled.where_needed(surrogate, problem.x), problem.objective)
+    surrogates = [*surrogate] if isinstance(surrogate, Sequence) else [surrogate]
+    if not surrogates:
+        raise InputError("surrogate: expected at least one, got none")
+    for one in surrogates:
+        if getattr(one, "training", False):
+            raise InputError("surrogate: is in training mode; call surrogate.eval() first")
+    sized = [Resampled.where_needed(one, problem.x) for one in surrogates]
+    if len(sized) == 1:
+        proxy = standing_in(problem, sized[0], problem.objective)
+    else:
+        together = Together(sized)
+        proxy = standing_in(problem, together, together.mean(problem))
     adversarial = mifgsm(
         proxy,
         steps=steps,
@@ -104,3 +120,49 @@ class Resampled:
     def aggregate(self, patch_scores: Tensor) -> Tensor:
         """Image scores (B,)."""
         return self.scorer.aggregate(patch_scores)
+
+
+class Together:
+    """Several scorers as one, whose patch scores stand side by side."""
+
+    scores_are_logits = True  # each has its own scale
+
+    def __init__(self, scorers: Sequence[PatchScorer]) -> None:
+        self.scorers = scorers
+        self.widths: list[int] = []
+
+    def patch_scores(self, x: Tensor) -> Tensor:
+        """Patch scores (B, N1 + N2 + ...) of images (B, 3, H, W)."""
+        found = [one.patch_scores(x) for one in self.scorers]
+        self.widths = [part.shape[1] for part in found]
+        return torch.cat(found, dim=1)
+
+    def aggregate(self, patch_scores: Tensor) -> Tensor:
+        """Mean image score (B,) of all."""
+        parts = patch_scores.split(self.widths, dim=1)
+        scores = [one.aggregate(part) for one, part in zip(self.scorers, parts, strict=True)]
+        return torch.stack(scores).mean(dim=0)
+
+    def mean(self, problem: Problem) -> Objective:
+        """The objective of a problem as the mean over the scorers, each in its own unit."""
+        with torch.no_grad():
+            cleans = self.patch_scores(problem.x).split(self.widths, dim=1)
+        alone = [
+            standing_in(problem, one, problem.objective, clean=clean)
+            for one, clean in zip(self.scorers, cleans, strict=True)
+        ]
+        units = [LogitScale.of_images(clean).temperature for clean in cleans]
+
+        def mean(scores: Scores) -> Tensor:
+            values = []
+            for one, part, posed, unit in zip(
+                self.scorers, scores.patch.split(self.widths, dim=1), alone, units, strict=True
+            ):
+                given = replace(
+                    scores, patch=part, image=one.aggregate(part), clean=posed.clean,
+                    scale=posed.scale, top=posed.top,
+                )  # fmt: skip
+                values.append(posed.objective(given) / unit)
+            return torch.stack(values).mean(dim=0)
+
+        return mean

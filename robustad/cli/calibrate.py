@@ -206,7 +206,11 @@ def _images(
 
 
 def _score(detector: Detector, images: Any, batch_size: int) -> list[float]:
-    scores: list[float] = detector.predict(images, batch_size=batch_size).score.tolist()
+    from robustad.detectors.seen import warn_of_fitted
+
+    predicted = detector.predict(images, batch_size=batch_size)
+    warn_of_fitted(detector, predicted, "held-out images")
+    scores: list[float] = predicted.score.tolist()
     return scores
 
 

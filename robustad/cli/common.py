@@ -51,13 +51,17 @@ ATTACK_NAMES = (
     "fgsm_probe, fgsm, pgd10, pgd100, pgd1000, pgd_l2, pgd_l1, mifgsm, difgsm, apgd, segpgd, sea, "
     "caa, a3, square, spsa, hopskipjump, fab, transfer, features, guide, autoattack, adaptive; "
     "(pgd|apgd|mifgsm|difgsm)<steps>[_l2|_l1][_<objective>] with an objective of image, flip, "
-    "bce, image_relaxed, section_l, segpgd, masked_ce, masked_ce_balanced, js, margin (e.g. "
-    "pgd1000_flip); (segpgd|sea|caa|a3|autoattack|adaptive)_(l2|l1); "
+    "bce, image_relaxed, section_l, segpgd, masked_ce, masked_ce_balanced, js, margin, misorder "
+    "(e.g. pgd1000_flip); (segpgd|sea|caa|a3|autoattack|adaptive)_(l2|l1); "
     "(square|spsa)[<queries>][_l2|_l1], hopskipjump[<queries>][_l2] or "
     "(fab|transfer|features|guide)[<steps>][_l2|_l1]. `robustad attack --list` explains them."
 )
 Attacks: TypeAlias = Annotated[
     list[str], typer.Option("--attack", help=f"Attacks to run: {ATTACK_NAMES}")
+]
+Surrogates: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option("--surrogate", help="Detector file that `transfer` attacks in place; repeatable."),
 ]
 Eps: TypeAlias = Annotated[
     str, typer.Option(help="Radius of the attacks as a fraction of the pixel range, e.g. 8/255.")

@@ -29,6 +29,7 @@ def evaluate(
             help="Worst-case AUROC alone: leave out images that cannot count for less.",
         ),
     ] = False,
+    surrogate: common.Surrogates = None,
     selfcheck: Annotated[
         bool, typer.Option("--selfcheck", help="Look for gradient masking with small attacks.")
     ] = False,
@@ -71,7 +72,8 @@ def evaluate(
         raise InputError("--skip-beaten: needs the scores of all images, it can't be sharded")
     part = None if shard is None else common.parse_shard(shard)
     radii = [common.parse_eps(text) for text in eps]
-    loaded = load(detector).to(common.parse_device(device))
+    place = common.parse_device(device)
+    loaded = load(detector).to(place)
     chosen = common.load_data(dataset, data, category)
     held_out, samples = chosen.test[:0], chosen.test
     if calibration > 0:
@@ -88,6 +90,7 @@ def evaluate(
         "restarts": restarts,
         "seed": seed,
         "precision": precision,
+        "surrogates": [load(one).to(place) for one in surrogate or ()],
         "store": store,
         "resume": resume,
         "progress": not quiet,

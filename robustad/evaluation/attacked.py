@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from robustad.attacks import preset
 from robustad.attacks.images import save_adversarial
 from robustad.data import Sample, sample_hash
 from robustad.detectors import Detector
+from robustad.errors import InputError
 from robustad.evaluation.audit import labelled_samples
 from robustad.evaluation.batches import batches
 from robustad.evaluation.hashes import detector_hash, seeds_of
+from robustad.evaluation.pool import ClassPool
 from robustad.progress import track
 
 
@@ -31,6 +34,9 @@ def attack_folder(
     anomalous: bool = False,
     threshold: float | None = None,
     restarts: int = 1,
+    queries: int | None = None,
+    pool: str | Path | None = None,
+    surrogates: Sequence[Detector] = (),
     seed: int = 0,
     batch_size: int = 8,
     progress: bool = False,
@@ -46,8 +52,13 @@ def attack_folder(
     out : str or Path
         Folder to write to, see `robustad.attacks.images.save_adversarial`; images of several
         prepared sizes go to a folder each, named `<height>x<width>`.
-    attack, eps, threshold, restarts
+    attack, eps, threshold, restarts, queries
         As `robustad.attack`.
+    pool : str or Path, optional
+        Folder of images of the other class, which `hopskipjump` starts from; default the other
+        class of `images`, where these have labels.
+    surrogates : sequence of Detector, optional
+        Which `transfer` needs.
     anomalous : bool, default False
         Label of images of a folder without labels.
     seed : int, default 0
@@ -60,7 +71,8 @@ def attack_folder(
     Returns
     -------
     list of dict
-        The manifest's line of each image.
+        The manifest's line of each image, and as `flags` what the attack noticed while it dealt
+        with it and its neighbours, see `robustad.attacks.AttackResult`.
 
     Raises
     ------
@@ -70,8 +82,12 @@ def attack_folder(
     samples, labelled = labelled_samples(images)
     if not labelled:
         samples = [Sample(image=s.image, name=s.name, label=int(anomalous)) for s in samples]
+    starts = _starts(detector, samples, pool) if "pool" in preset(attack).takes else None
+    if pool is not None and starts is None:
+        raise InputError(f"pool: attack {attack!r} does not start from other images")
     seeds = seeds_of([sample_hash(sample) for sample in samples], seed)
     found: dict[tuple[int, int], list[tuple[str, Tensor, Tensor]]] = {}
+    flags: dict[str, tuple[str, ...]] = {}
     steps = track(
         batches(detector, samples, batch_size),
         "attack",
@@ -89,11 +105,15 @@ def attack_folder(
             restarts=restarts,
             seeds=[seeds[i] for i in batch.index],
             threshold=threshold,
+            queries=queries,
+            surrogate=surrogates or None,
+            pool=None if starts is None else starts.at(batch.x.shape[2], batch.x.shape[3]),
         )
         kept = found.setdefault((batch.x.shape[2], batch.x.shape[3]), [])
         for row, index in enumerate(batch.index):
             name = file_name(samples[index].name)
             kept.append((name, result.x_worst[row].cpu(), batch.x[row].cpu()))
+            flags[name] = result.flags
     about = {"attack": attack, "seed": seed, "restarts": restarts}
     about |= {"method": detector.method, "detector": detector_hash(detector)}
     records = []
@@ -109,8 +129,18 @@ def attack_folder(
             detector=detector,
             about=about,
         )
-        records += [asdict(one) for one in saved.images]
+        records += [asdict(one) | {"flags": [*flags[one.name]]} for one in saved.images]
     return records
+
+
+def _starts(detector: Detector, samples: Sequence[Sample], pool: str | Path | None) -> ClassPool:
+    if pool is None:
+        return ClassPool(detector, samples)
+    missing = {0, 1} - {sample.label for sample in samples}
+    if len(missing) != 1:
+        raise InputError("pool: images of both classes are attacked, which serve each other")
+    others, _ = labelled_samples(pool)
+    return ClassPool(detector, others, [*missing] * len(others))
 
 
 def file_name(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from robustad.evaluation.audit_result import Audit, AuditStep, ImageAudit
 from robustad.evaluation.batches import Batch, batches
 from robustad.evaluation.fixed import score_threshold
 from robustad.evaluation.hashes import detector_hash, seeds_of
+from robustad.evaluation.pool import ClassPool
 from robustad.evaluation.probes import quick_checks
 from robustad.evaluation.target import Target, load_target
 from robustad.images import image_files
@@ -222,6 +224,9 @@ class _Run:
         began, eps = clock(), self.radii[place]
         label = torch.tensor([self.images[i].label for i in batch.index], device=batch.x.device)
         mask = batch.mask if self.labelled else (label == 1)[:, None].expand_as(batch.mask)
+        starts = None
+        if "pool" in preset(name).takes:
+            starts = self._pool.at(batch.x.shape[2], batch.x.shape[3])
         result = attack(
             self.detector,
             batch.x,
@@ -231,6 +236,7 @@ class _Run:
             eps=eps,
             seeds=[self.seeds[i] for i in batch.index],
             threshold=self.threshold,
+            pool=starts,
         )
         step = AuditStep(
             attack=name,
@@ -249,6 +255,10 @@ class _Run:
         scores, queries = result.worst_score.tolist(), result.forward.tolist()
         for index, score, spent in zip(batch.index, scores, queries, strict=True):
             self._note(self.images[index], name, place, score, spent)
+
+    @cached_property
+    def _pool(self) -> ClassPool:
+        return ClassPool(self.detector, self.samples, [one.label for one in self.images])
 
     def _note(self, one: ImageAudit, name: str, place: int, score: float, spent: int) -> None:
         worse = max if one.label == 0 else min

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
+from robustad.attacks import LogitScale
 from robustad.evaluation.batches import Batch
 from robustad.evaluation.plan import Plan, Shard
 from robustad.evaluation.result import CLEAN
 from robustad.evaluation.store import Outcome
 from robustad.evaluation.tally import CURVE_BINS, Pass
 from robustad.evaluation.work import Work
-from robustad.evaluation.worst import beaten, pair_margin, worst_of
+from robustad.evaluation.worst import beaten, order_margin, pair_margin, worst_of
 from robustad.metrics import PixelMetrics
 
 Passes = dict[str, Pass]
+FloatArray: TypeAlias = npt.NDArray[Any]
 
 
 def clean_pass(work: Work, *, pixel: bool) -> Pass:
@@ -45,17 +51,19 @@ def attack_passes(work: Work, clean: Pass, *, pixel: bool) -> Passes:
         return passes
     for batch in work.batches():
         before = work.outcome(batch, None)
-        # The worst so far and its margin: balls are nested, so a smaller one's worst goes on.
-        patches, margin = before.pixel_patch_scores.copy(), _margin(before, batch)
+        # The worst so far by either rule: balls are nested, so a smaller one's worst goes on.
+        kept = [_Kept(rule, before.patch_scores) for rule in _rules(work, batch, before)]
         for eps in plan.ascending:
             for case in plan.at(eps):
                 outcome, one = work.outcome(batch, case), passes[case.name]
                 one.add(outcome)
                 one.add_pixels(work.detector, batch, outcome.patch_scores)
-                found = _margin(outcome, batch)
-                better = found < margin
-                patches[better], margin[better] = outcome.pixel_patch_scores[better], found[better]
-            passes[plan.worst(eps)].add_pixels(work.detector, batch, patches)
+                for some in kept:
+                    some.add(outcome.pixel_patch_scores)
+                    some.add(outcome.order_patch_scores)
+            worst = passes[plan.worst(eps)]
+            worst.add_pixels(work.detector, batch, kept[0].patches)
+            worst.add_pixels(work.detector, batch, kept[1].patches, order=True)
     _merge(plan, passes, clean)
     return passes
 
@@ -105,12 +113,40 @@ def _empty(plan: Plan, *, pixel: bool) -> Passes:
         bins = {} if eps == plan.radii[0] else {"bins": CURVE_BINS}
         for name in (*(case.name for case in plan.at(eps)), plan.worst(eps)):
             passes[name] = Pass(name=name, eps=eps, pixel=PixelMetrics(**bins) if pixel else None)
-        passes[plan.worst(eps)].chosen = [CLEAN]
+        worst = passes[plan.worst(eps)]
+        worst.chosen, worst.order = [CLEAN], PixelMetrics(**bins) if pixel else None
     return passes
 
 
-def _margin(outcome: Outcome, batch: Batch) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return pair_margin(outcome.pixel_patch_scores, batch.mask.cpu().numpy())
+class _Kept:
+    """Of each image the patch scores of the smallest margin so far."""
+
+    def __init__(self, rule: Callable[[FloatArray], FloatArray], patches: FloatArray) -> None:
+        self.rule = rule
+        self.patches = patches.copy()
+        self.margin = rule(patches)
+
+    def add(self, patches: FloatArray) -> None:
+        margin = self.rule(patches)
+        better = margin < self.margin
+        self.patches[better], self.margin[better] = patches[better], margin[better]
+
+
+def _rules(
+    work: Work, batch: Batch, clean: Outcome
+) -> tuple[Callable[[FloatArray], FloatArray], Callable[[FloatArray], FloatArray]]:
+    """What says how much (B,) patch scores (B, N) hurt, as attacks have it; less is worse."""
+    if work.fixed.scale is not None:
+        scale = LogitScale(*map(torch.tensor, work.fixed.scale))
+    elif getattr(work.detector, "scores_are_logits", False):
+        scale = None
+    else:
+        scale = LogitScale.of_images(torch.from_numpy(clean.patch_scores))
+    mask = batch.mask.cpu().numpy()
+    return (
+        partial(pair_margin, mask=mask),
+        partial(order_margin, mask=mask, clean=clean.patch_scores, scale=scale),
+    )
 
 
 def _merge(plan: Plan, passes: Passes, clean: Pass) -> None:

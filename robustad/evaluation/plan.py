@@ -8,6 +8,7 @@ from typing import Literal
 
 from robustad.attacks import preset
 from robustad.data import Sample
+from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.evaluation.result import AT, WORST, eps_name
 
@@ -45,6 +46,7 @@ class Plan:
     threshold: float | None = None
     precision: Precision = "fp32"
     skip_beaten: bool = False
+    surrogates: Sequence[Detector] = ()
     radii: tuple[float, ...] = field(init=False)
     cases: tuple[Case, ...] = field(init=False)
 
@@ -97,6 +99,9 @@ class Plan:
         for name in ("batch_size", "restarts"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected >= 1, got {getattr(self, name)}")
+        transfer = [name for name in self.attacks if "surrogate" in preset(name).needs]
+        if transfer and not self.surrogates:
+            raise InputError(f"surrogates: attack {transfer[0]!r} needs a differentiable stand-in")
         if self.precision not in ("fp32", "bf16"):
             raise InputError(f"precision: expected fp32 or bf16, got {self.precision!r}")
 

@@ -45,6 +45,7 @@ def evaluate(
     threshold: float | None = None,
     precision: Precision = "fp32",
     skip_beaten: bool = False,
+    surrogates: Sequence[Detector] = (),
     store: str | Path | None = None,
     resume: bool = True,
     dataset: str = "",
@@ -77,7 +78,8 @@ def evaluate(
         Of attacks that take restarts.
     seed : int, default 0
         Of everything random, together with each image's content: neither batches nor shards nor
-        other images change it.
+        other images change it. (`hopskipjump` starts from up to 16 clean images of the other class,
+        which are taken from `samples`.)
     threshold : float, optional
         Image score from which the verdict is anomalous, for attacks that need one; default that
         of the calibrator and policy, else the best G-mean of the clean evaluation images (which
@@ -89,6 +91,8 @@ def evaluate(
         which is proved not to change it (`robustad.evaluation.worst.beaten`). Only the worst case
         is reported then, without pixel figures; its AUROC is exact, its other figures are those of
         the attacks that were run.
+    surrogates : sequence of Detector, optional
+        Fitted, differentiable stand-ins, which `transfer` needs.
     store : str or Path, optional
         Folder in which finished units of work are kept. The same call goes on where a killed one
         stopped, and gives, on a CPU, bitwise the same result as one that was never interrupted.
@@ -106,7 +110,8 @@ def evaluate(
         case: each image's highest score (normal) or lowest (anomalous) over the clean pass and
         everything that any attack tried within the radius. AUROC is monotone in each score, so
         that worst case is exact. Pixels are not: per image the version with the smallest mean
-        margin of its patches counts (`robustad.evaluation.worst.pair_margin`).
+        margin of its patches is taken, once of their scores and once of their squashed logits,
+        and the choice of lower pixel AUROC counts (`robustad.evaluation.worst.pair_margin`).
 
     Raises
     ------
@@ -127,6 +132,7 @@ def evaluate(
         threshold=threshold,
         precision=precision,
         skip_beaten=skip_beaten,
+        surrogates=surrogates,
     )
     work = _work(detector, plan, store, resume, progress)
     units = -(-len(plan.samples) // batch_size) * (1 + len(plan.cases))
@@ -159,6 +165,7 @@ def evaluate_shard(
     seed: int = 0,
     threshold: float | None = None,
     precision: Precision = "fp32",
+    surrogates: Sequence[Detector] = (),
     resume: bool = True,
     progress: bool = False,
 ) -> int:
@@ -173,7 +180,8 @@ def evaluate_shard(
         Where the results go. Shards may share it or have one each, see
         `robustad.evaluation.merge_stores`; `evaluate` with the same options and the filled store
         computes nothing more and gives the result.
-    detector, samples, calibration, attacks, eps, batch_size, restarts, seed, threshold, precision
+    detector, samples, calibration, attacks, eps, batch_size, restarts, seed, threshold, precision,\
+    surrogates
         As `evaluate`; all samples, the same in every shard.
     resume, progress
         As `evaluate`.
@@ -200,6 +208,7 @@ def evaluate_shard(
         seed=seed,
         threshold=threshold,
         precision=precision,
+        surrogates=surrogates,
     )
     work = _work(detector, plan, store, resume, progress)
     whole = -(-len(plan.samples) // batch_size)

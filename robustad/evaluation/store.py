@@ -24,6 +24,7 @@ ARRAYS = (
     "worst_score",
     "patch_scores",
     "pixel_patch_scores",
+    "order_patch_scores",
     "distance",
     "forward",
     "backward",
@@ -38,9 +39,9 @@ class Outcome:
     ----------
     score, worst_score : array, (B,)
         Image scores of the images returned, and the worst seen inside the ball.
-    patch_scores, pixel_patch_scores : array, (B, N)
+    patch_scores, pixel_patch_scores, order_patch_scores : array, (B, N)
         Of the images returned, and of those with the smallest margin between anomalous and normal
-        patches (`robustad.evaluation.worst.pair_margin`).
+        patches, of scores and of squashed logits (`robustad.evaluation.worst`).
     distance : array, (B,)
         To the clean images, in the attack's norm.
     forward, backward : array, (B,), int64
@@ -55,6 +56,7 @@ class Outcome:
     worst_score: npt.NDArray[Any]
     patch_scores: npt.NDArray[Any]
     pixel_patch_scores: npt.NDArray[Any]
+    order_patch_scores: npt.NDArray[Any]
     distance: npt.NDArray[Any]
     forward: npt.NDArray[np.int64]
     backward: npt.NDArray[np.int64]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from robustad.data import Sample, sample_hash
 from robustad.detectors import Detector
 from robustad.evaluation.batches import Batch, batches
 from robustad.evaluation.fixed import Fixed
-from robustad.evaluation.hashes import seeds_of
+from robustad.evaluation.hashes import detector_hash, seeds_of
 from robustad.evaluation.plan import Case, Plan
+from robustad.evaluation.pool import ClassPool
 from robustad.evaluation.result import CLEAN
 from robustad.evaluation.store import Outcome, Store, unit_key
 
-FORMAT = 1  # of what a unit's hash stands for; raise it when units mean something else
+FORMAT = 2  # of what a unit's hash stands for; raise it when units mean something else
 
 
 @dataclass(kw_only=True, eq=False)
@@ -113,9 +115,18 @@ class Work:
                 "precision": self.plan.precision,
                 **self.fixed.parts(),
             }
-            if preset(case.attack).optimiser == "adaptive":
+            chosen = preset(case.attack)
+            if chosen.optimiser == "adaptive":
                 parts["typical"] = self.fixed.typical
+            if "pool" in chosen.takes:
+                parts["pool"] = [self.hashes(places) for places in self._pool.chosen.values()]
+            if "surrogate" in chosen.needs:
+                parts["surrogates"] = [detector_hash(one) for one in self.plan.surrogates]
         return parts
+
+    @cached_property
+    def _pool(self) -> ClassPool:
+        return ClassPool(self.detector, self.plan.samples)
 
     @staticmethod
     def _restarts(chosen: Preset) -> bool:
@@ -133,6 +144,7 @@ class Work:
             worst_score=score,
             patch_scores=_array(patch_scores),
             pixel_patch_scores=_array(patch_scores),
+            order_patch_scores=_array(patch_scores),
             distance=np.zeros(size, np.float32),
             forward=np.ones(size, np.int64),
             backward=np.zeros(size, np.int64),
@@ -157,14 +169,17 @@ class Work:
             calibrator=self.fixed.calibrator,
             typical=self.fixed.typical,
             probe=self.fixed.probe if "probe" in needs else None,
+            surrogate=self.plan.surrogates if "surrogate" in needs else None,
+            pool=self._pool.at(*batch.x.shape[2:]) if "pool" in chosen.takes else None,
             precision=torch.bfloat16 if self.plan.precision == "bf16" else None,
         )
-        pixel = result.pixel_patch_scores
+        pixel, order = result.pixel_patch_scores, result.order_patch_scores
         return Outcome(
             score=_array(result.score),
             worst_score=_array(result.worst_score),
             patch_scores=_array(result.patch_scores),
             pixel_patch_scores=_array(result.patch_scores if pixel is None else pixel),
+            order_patch_scores=_array(result.patch_scores if order is None else order),
             distance=_array(result.distance),
             forward=_array(result.forward),
             backward=_array(result.backward),

@@ -50,7 +50,7 @@ def calibration_inputs(detector: Detector) -> dict[str, FloatArray]:
             f"calibrator: expected one of {', '.join(sorted(CURVES))} or none to export, got "
             f"{method or calibrator!r}"
         )
-    found = dict(zip(CALIBRATION, _line(state), strict=True))
+    found: dict[str, Any] = dict(zip(CALIBRATION, _line(state), strict=True))
     if method == "beta":
         found |= dict(zip(BETA, (state["a"], state["b"], state["c"]), strict=True))
         if state["low"] is not None:
@@ -202,7 +202,7 @@ def _table(state: dict[str, Any]) -> tuple[npt.NDArray[np.float64], ...]:
 def _beta_steepness(state: dict[str, Any]) -> float:
     low, high = state["low"], state["high"]
     if low is None:
-        return max(state["a"], state["b"]) / 4.0
+        return float(max(state["a"], state["b"])) / 4.0
     at = low + (high - low) * np.linspace(NEAREST, 1.0 - NEAREST, 100_001)
     log_u, log_v = beta_features(at, low=low, high=high)
     p = sigmoid(state["a"] * log_u - state["b"] * log_v + state["c"])

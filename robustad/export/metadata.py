@@ -193,6 +193,11 @@ class ArtefactMetadata(_Record):
     pixel_threshold: PixelRecord | None = None
     evaluation: EvaluationRecord
     golden: GoldenRecord
+    custom_ops: list[str] = Field(
+        default=[],
+        description="Operators of robustad's own that the graph uses: onnxruntime needs their "
+        "library to open the file.",
+    )
     versions: dict[str, str] = Field(description="Of the libraries that wrote the file.")
     created: str = Field(description="UTC, ISO 8601.")
 

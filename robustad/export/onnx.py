@@ -34,6 +34,7 @@ def export_onnx(
     input: InputForm = "float_nchw",
     opset: int = 20,
     evaluation: Mapping[str, Any] | None = None,
+    custom_ops: bool = False,
 ) -> Path:
     """Write a detector to one ONNX file, from prepared image to probability and map.
 
@@ -61,6 +62,10 @@ def export_onnx(
     evaluation : mapping, optional
         What has been measured about the detector, stored in the file; its key `attacks` lists the
         attacks it was evaluated under.
+    custom_ops : bool, default False
+        Search memory banks by robustad's own operator, which is faster, in place of standard
+        ones. Such a file needs `robustad.runtime.custom_ops_library()` wherever
+        it runs, and runs on the CPU there.
 
     Returns
     -------
@@ -71,8 +76,8 @@ def export_onnx(
     ------
     InputError
         If an option is out of range, the file cannot be written there, the detector cannot be
-        traced with a free size though `dynamic_size` is True, is not float32, or its calibrator
-        is of a kind that cannot be exported or does not fit float32.
+        traced with a free size though `dynamic_size` is True, has nothing for `custom_ops`, is
+        not float32, or its calibrator is of a kind that cannot be exported or does not fit float32.
     NotFittedError
         If the detector or its calibrator is not fitted.
 
@@ -96,6 +101,7 @@ def export_onnx(
 
     Call `verify` on the file before using it.
     """
+    from robustad.export.custom_ops import custom_ops_in
     from robustad.export.metadata import contract, describe
     from robustad.export.prepare import take_bytes
     from robustad.export.trace import trace
@@ -112,7 +118,11 @@ def export_onnx(
         dynamic_size = False
     with _replaced(path) as aside:
         metadata = describe(detector, size, evaluation=evaluation, input=input)
-        model, dynamic = trace(detector, size, dynamic=dynamic_size, opset=opset)
+        model, dynamic = trace(
+            detector, size, dynamic=dynamic_size, opset=opset, custom_ops=custom_ops
+        )
+        if custom_ops:
+            metadata.custom_ops = custom_ops_in(model)
         if dynamic:
             metadata.input = contract(input, (None, None))
         if input == BYTES:

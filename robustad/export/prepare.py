@@ -7,6 +7,7 @@ and from Pillow by more than verification allows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +82,7 @@ class _Operators:
     def nodes(self) -> tuple[ir.Node, ...]:
         return tuple(self._tape.nodes)
 
-    def __getattr__(self, kind: str) -> Any:
+    def __getattr__(self, kind: str) -> Callable[..., ir.Value]:
         def call(*inputs: ir.Value | float | list[int], **attributes: Any) -> ir.Value:
             values = [one if isinstance(one, ir.Value) else self.constant(one) for one in inputs]
             return self._tape.op(kind, values, attributes)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustad.detectors import Detector
 from robustad.errors import InputError
 from robustad.export.calibration import ISOTONIC
+from robustad.export.custom_ops import use_custom_ops
 from robustad.export.graph import DetectorGraph
 from robustad.export.translations import translation_table
 from robustad.geometry import Geometry
@@ -30,7 +31,12 @@ TRACED_UNITS = (5, 7)
 
 
 def trace(
-    detector: Detector, size: tuple[int, int], *, dynamic: bool | None, opset: int
+    detector: Detector,
+    size: tuple[int, int],
+    *,
+    dynamic: bool | None,
+    opset: int,
+    custom_ops: bool = False,
 ) -> tuple[ir.Model, bool]:
     """Trace a detector into an ONNX model.
 
@@ -44,6 +50,8 @@ def trace(
         Whether height and width stay free; None leaves them free where tracing allows it.
     opset : int
         Version of ONNX's operators.
+    custom_ops : bool, default False
+        Use robustad's own operators where there are any.
 
     Returns
     -------
@@ -66,9 +74,11 @@ def trace(
             raise InputError(f"detector: expected float32 to export, but {name} is {tensor.dtype}")
     with torch.no_grad(), evaluation_mode(detector), plain_attention(detector), no_collection():
         graph = DetectorGraph(detector).eval()
+        if custom_ops:
+            use_custom_ops(graph)
         if dynamic is not False:
             try:
-                return _trace(graph, _free_size(detector.geometry), opset), True
+                return _trace(graph, _free_size(detector.geometry), opset, custom_ops), True
             except Exception as error:  # whatever a backbone does to a symbolic size
                 if dynamic:
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -76,7 +86,7 @@ def trace(
                         "dynamic_size: this detector cannot be traced with a free height and "
                         f"width ({reason}); export with dynamic_size=False"
                     ) from error
-        return _trace(graph, _Size(*size, axes={}), opset), False
+        return _trace(graph, _Size(*size, axes={}), opset, custom_ops), False
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ def _free_size(geometry: Geometry) -> _Size:
     return _Size(height, width, axes, usual)
 
 
-def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
+def _trace(graph: DetectorGraph, size: _Size, opset: int, custom_ops: bool) -> ir.Model:
     axes = {0: torch.export.Dim("batch", min=1), **size.axes}
     generator = torch.Generator().manual_seed(0)
     example = torch.rand(2, 3, size.height, size.width, generator=generator)
@@ -124,7 +134,7 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
         input_names=[INPUT, *numbers],
         output_names=[*OUTPUTS, *(OPTIONAL_OUTPUTS if graph.has_pixels else ())],
         dynamic_shapes=(axes, *lengths),  # here one an input
-        custom_translation_table=translation_table(),
+        custom_translation_table=translation_table(custom_ops=custom_ops),
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
@@ -136,10 +146,8 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
             value.const_value = ir.tensor(graph.defaults[value.name], name=value.name)
             model.graph.register_initializer(value)
         elif value.shape is not None:
-            free = ("height", "width")
-            value.shape = ir.Shape(
-                ["batch", 3, *(free if size.axes else (size.height, size.width))]
-            )
+            edges = ("height", "width") if size.axes else (size.height, size.width)
+            value.shape = ir.Shape(["batch", 3, *edges])
     return model
 
 

@@ -190,8 +190,8 @@ class OnnxDetector:
     def calibration(self, value: Calibration | None) -> None:
         if value is None or isinstance(value, Mapping):
             self._calibration = None if value is None else check_state(value)
-        elif hasattr(value, "to_dict"):
-            self._calibration = check_state(value.to_dict())
+        elif (state := getattr(value, "to_dict", None)) is not None:
+            self._calibration = check_state(state())
         else:
             try:
                 pair = np.asarray(value, np.float64)

@@ -42,7 +42,7 @@ def test_adaptive_is_the_strongest(problem, seed):
     ours = problem(seed)
     adaptive(ours)
     harm = ours.sign * ours.detector.aggregate(ours.clean)
-    margin = ours.margin(ours.clean)
+    margin, order = ours.hurts(ours.clean)
     others = {
         "pgd": lambda made: attack_with(made, "pgd1000", steps=300),
         "flip": lambda made: attack_with(made, "pgd300_flip"),
@@ -52,9 +52,14 @@ def test_adaptive_is_the_strongest(problem, seed):
     for run in others.values():
         theirs = problem(seed)
         run(theirs)
-        for kept, clean in (("image", harm), ("pixel", margin)):
+        # at 240 gradients, where others take 300 and 350
+        for kept, clean, share in (
+            ("image", harm, 0.99),
+            ("pixel", margin, 0.98),
+            ("order", order, 0.98),
+        ):
             gains = [getattr(made.meter, kept).value - clean for made in (ours, theirs)]
-            assert float(gains[0].mean()) > 0.99 * float(gains[1].mean())
+            assert float(gains[0].mean()) > share * float(gains[1].mean())
             assert (gains[0] > 0.9 * gains[1]).all()
 
 

@@ -72,7 +72,7 @@ def test_results_are_in_the_ball_counted_and_scored_by_the_detector(case, name):
     chosen, detector = preset(name), case.detector
     assert torch.equal(case.x, before)
     reach = EPS[chosen.norm] + slack(EPS[chosen.norm], chosen.norm)
-    for images in (found.x_adv, found.x_worst, found.x_pixel):
+    for images in (found.x_adv, found.x_worst, found.x_pixel, found.x_order):
         assert images.shape == case.x.shape
         assert images.dtype == torch.float32
         assert not images.requires_grad
@@ -86,6 +86,7 @@ def test_results_are_in_the_ball_counted_and_scored_by_the_detector(case, name):
             (found.x_adv, found.patch_scores),
             (found.x_worst, found.worst_patch_scores),
             (found.x_pixel, found.pixel_patch_scores),
+            (found.x_order, found.order_patch_scores),
         ):
             assert torch.allclose(detector.patch_scores(images), patch, atol=1e-6)
         assert torch.equal(found.score, detector.aggregate(found.patch_scores))

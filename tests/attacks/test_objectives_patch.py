@@ -1,10 +1,12 @@
 """Objectives against the formulas of their papers, restated patch by patch."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from robustad.attacks import OBJECTIVES, LogitScale, Scores
 from robustad.attacks.objectives import (
@@ -13,6 +15,7 @@ from robustad.attacks.objectives import (
     evading,
     image,
     margin,
+    misorder,
     relaxed,
     section_l,
     segpgd,
@@ -111,8 +114,10 @@ def test_gradients_are_those_of_the_values(name):
     base = scores(progress=0.3, top=1).patch
 
     def value(patch):
+        label, clean = torch.tensor([0, 1, 1]), base.flip(1)
+        image = patch.amax(dim=1)
         return OBJECTIVES[name](
-            Scores(patch=patch, image=patch.amax(dim=1), label=torch.tensor([0, 1, 1]), mask=MASK)
+            Scores(patch=patch, image=image, label=label, mask=MASK, clean=clean)
         )
 
     assert torch.autograd.gradcheck(value, (base.clone().requires_grad_(True),), eps=1e-6)
@@ -188,6 +193,55 @@ def test_evading_takes_off_the_predictive_entropy(kind):
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="weight: expected a finite number >= 0"):
             evading(image, calibrator, weight)
+
+
+@pytest.mark.parametrize("top", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("share", [0.05, 0.4, 3.0])
+def test_the_smooth_mean_is_the_largest_over_capped_weights(top, share):
+    """By a general solver; and its gradient by differences."""
+    clean = torch.randn(3, 4, generator=torch.Generator().manual_seed(3)).double()
+    found = scores(clean=clean, top=top)
+    made = smooth(share)(found)
+    cap = 1 / min(top, 4)
+    for i, value in enumerate(found.patch.numpy()):
+        warm = share * float(clean[i].std(unbiased=False))
+
+        def lost(w, value=value, warm=warm):
+            return -(w @ value) + warm * float((w * np.log(w)).sum())
+
+        best = minimize(
+            lost, np.full(4, 0.25), method="SLSQP", bounds=[(1e-12, cap)] * 4,
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1}, options={"ftol": 1e-14},
+        )  # fmt: skip
+        assert float(found.sign[i] * made[i]) == pytest.approx(-best.fun, rel=1e-6, abs=1e-8)
+    leaf = found.patch.clone().requires_grad_(True)
+
+    def value(patch):
+        return smooth(share)(dataclasses.replace(found, patch=patch))
+
+    assert torch.autograd.gradcheck(value, (leaf,), eps=1e-6)
+
+
+def test_misorder_is_flip_of_logits_squashed_around_two_levels():
+    clean = torch.tensor([[0.0, 1.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0], [1.0, 9.0, 9.0, 1.0]])
+    patch = torch.tensor([[3.0, 3.0, 5.0, 3.0], [2.0, 2.0, 0.0, 4.0], [2.0, 0.0, 3.0, 1.0]])
+    given = {"patch": patch, "image": patch[:, 0], "label": torch.tensor([0, 1, 1]), "mask": MASK}
+    z = 2 / np.sqrt(1.25)  # above the normal patches' level of 3, in their standard deviation
+    own = [z / (1 + z) / 4, -(0.5 + 0.5 - 0.5 + 0.75) / 4, (0.5 + 0.0) / 2 - (-0.5 + 2 / 3) / 2]
+    plain = [(3 * 3 / 4 + 5 / 6) / 4, -(2 * 2 / 3 + 0.8) / 4, (2 / 3 + 0.5) / 2 - (0.0 + 0.75) / 2]
+    expected = [(a + b) / 2 for a, b in zip(own, plain, strict=True)]
+    assert np.allclose(misorder(Scores(**given, clean=clean)), expected, atol=1e-6)
+    known = Scores(**given, own=LogitScale.of_normal_patches(clean, MASK))
+    assert np.allclose(misorder(known), expected, atol=1e-6)
+    # another level of the detector
+    scale = LogitScale(torch.tensor(1.0), torch.tensor(2.0)).to(patch, 3)
+    z = (patch.double() - 1) / 2
+    outside, inside = ~MASK, MASK
+    squashed = z / (1 + z.abs())
+    apart = (squashed * outside).sum(1) / outside.sum(1).clamp_min(1)
+    apart = apart - (squashed * inside).sum(1) / inside.sum(1).clamp_min(1)
+    found = misorder(Scores(**given, clean=clean, scale=scale))
+    assert np.allclose(found, (np.array(own) + apart.numpy()) / 2, atol=1e-6)
 
 
 def test_the_smooth_maximum_tends_to_the_maximum():

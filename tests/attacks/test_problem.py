@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 
 from robustad.attacks import LogitScale, attack
 from robustad.attacks.problem import Problem
 from robustad.errors import InputError
+from robustad.evaluation.worst import order_margin, pair_margin
 
 
 def label(*values):
@@ -63,9 +65,9 @@ def test_of_several_candidates_for_one_image_the_worst_is_kept(mean_red):
     assert torch.allclose(problem.worst()[:, 0, 0, 0], torch.tensor([0.59, 0.47]))
 
 
-def test_the_smallest_pixel_margin_is_kept_too(mean_red):
+def test_what_hurts_the_patches_most_is_kept_too(mean_red):
     x = torch.full((1, 3, 8, 8), 0.5)
-    mask = torch.tensor([[False, True]])
+    mask = torch.tensor([[False, True]])  # a level of 0.5 and, as both are alike, a spread of 1
     problem = Problem.of(mean_red, x, label=label(1), mask=mask, eps=0.1)
     up, down = x.clone(), x.clone()
     up[:, 0, :4] += 0.1  # raises the normal patch: worse pixels, a better image score
@@ -73,7 +75,9 @@ def test_the_smallest_pixel_margin_is_kept_too(mean_red):
     problem.scores(up)
     problem.scores(down)
     assert torch.allclose(problem.meter.pixel.value, torch.tensor([0.1]))
-    assert torch.equal(problem.meter.pixel.images, up)
+    assert torch.allclose(problem.meter.order.value, torch.tensor([0.1 / 1.1]))
+    for record in (problem.meter.pixel, problem.meter.order):
+        assert torch.equal(record.images, up)
     assert torch.equal(problem.worst(), down)
 
 
@@ -186,8 +190,24 @@ def test_an_attack_on_patches_still_reports_the_worst_image_score(smooth, images
     sign = 1 - 2 * given["label"]
     assert (sign * found.worst_score >= sign * found.score).all()
     assert (sign * found.worst_score > sign * found.score).any()
-    margin = found.patch_scores * ~mask / (~mask).sum(dim=1, keepdim=True)
-    margin = margin - found.patch_scores * mask / mask.sum(dim=1, keepdim=True).clamp_min(1)
-    kept = found.pixel_patch_scores * ~mask / (~mask).sum(dim=1, keepdim=True)
-    kept = kept - found.pixel_patch_scores * mask / mask.sum(dim=1, keepdim=True).clamp_min(1)
-    assert (kept.sum(dim=1) >= margin.sum(dim=1) - 1e-6).all()
+    clean, returned, plain, order = (
+        one.detach().numpy()
+        for one in (
+            found.clean_patch_scores,
+            found.patch_scores,
+            found.pixel_patch_scores,
+            found.order_patch_scores,
+        )
+    )
+    truth, scale = mask.numpy(), LogitScale.of_images(found.clean_patch_scores)
+
+    def squashed(patch):
+        return order_margin(patch, truth, clean=clean, scale=scale)
+
+    for rule, kept, other in (
+        (lambda patch: pair_margin(patch, truth), plain, order),
+        (squashed, order, plain),
+    ):
+        least = np.minimum(np.minimum(rule(clean), rule(returned)), rule(other))
+        assert (rule(kept) <= least + 1e-6).all()
+        assert (rule(kept) < rule(clean)).all()

@@ -76,3 +76,58 @@ def test_missing_and_training_surrogates_and_masked_objectives_are_refused(fitte
     })()  # fmt: skip
     with pytest.raises(InputError, match="gradient"):
         attack(detector, x, label=label, attack="transfer", surrogate=blind)
+
+
+class Scaled:
+    """A scorer in another unit, of one more patch."""
+
+    def __init__(self, scorer, unit):
+        self.scorer, self.unit = scorer, unit
+
+    def patch_scores(self, x):
+        patch = self.unit * self.scorer.patch_scores(x)
+        return torch.cat([patch, patch.amin(dim=1, keepdim=True)], dim=1)
+
+    def aggregate(self, patch):
+        return self.unit * self.scorer.aggregate(patch[:, :-1] / self.unit)
+
+
+def test_of_several_surrogates_the_mean_in_their_own_units_is_attacked(smooth, images):
+    x, label = images(3), torch.tensor([0, 1, 0])
+    one, other = smooth(), smooth(seed=1)
+    given = {"label": label, "attack": "transfer", "eps": 4 / 255}
+
+    def moved(surrogate):
+        made = attack(smooth(seed=2), x, surrogate=surrogate, **given).x_adv
+        sign = 1 - 2 * label
+        with torch.no_grad():
+            return [
+                float((sign * (s.aggregate(s.patch_scores(made)) - s.aggregate(s.patch_scores(x))))
+                      .mean()) for s in (one, other)
+            ]  # fmt: skip
+
+    alone, both = (moved(one), moved(other)), moved([one, other])
+    # each is hurt more than by what was made on the other alone
+    assert both[0] > max(alone[1][0], 0)
+    assert both[1] > max(alone[0][1], 0)
+    # the unit of one does not weigh
+    scaled = attack(smooth(seed=2), x, surrogate=[Scaled(one, 1.0), other], **given).x_adv
+    larger = attack(smooth(seed=2), x, surrogate=[Scaled(one, 1000.0), other], **given).x_adv
+    assert float((scaled - larger).abs().max()) < 1e-4 or torch.allclose(
+        *(one.aggregate(one.patch_scores(made)) for made in (scaled, larger)), atol=1e-2
+    )
+    # one in a list is that one
+    assert torch.equal(
+        attack(other, x, surrogate=[one], **given).x_adv,
+        attack(other, x, surrogate=one, **given).x_adv,
+    )
+
+
+def test_no_surrogates_and_one_of_several_in_training_mode_are_refused(smooth, images):
+    problem = Problem.of(smooth(), images(1), label=torch.zeros(1).long(), eps=EPS)
+    with pytest.raises(InputError, match="surrogate: expected at least one, got none"):
+        transfer(problem, [])
+    with pytest.raises(InputError, match="surrogate: is in training mode"):
+        transfer(problem, [smooth(), smooth().train()])
+    with pytest.raises(InputError, match="surrogate: attack 'transfer' needs"):
+        attack(smooth(), images(1), label=torch.zeros(1), attack="transfer", surrogate=[])

@@ -99,6 +99,45 @@ def test_attack_saves_images(run, detector, category, tmp_path):
     assert "--out: expected a new or empty folder" in err
 
 
+def test_attack_tells_what_went_wrong_and_takes_starts_and_stand_ins(
+    run, detector, category, tmp_path
+):
+    good, bad = (
+        category / "test" / "good",
+        next(one for one in sorted((category / "test").iterdir()) if one.name != "good"),
+    )
+    given = ("--data", bad, "--anomalous", "--attack", "hopskipjump", "--queries", 25, "--quiet")
+    code, printed, err = run("attack", detector, *given, "--threshold", -9, "--out", tmp_path / "a")
+    assert code == 0, err
+    assert "(unchanged)" in printed
+    assert "note: no_start: for some image no image across the threshold was found" in err
+    pool = ("--pool", good, "--threshold", 0.0)
+    code, _, err = run("attack", detector, *given, *pool, "--out", tmp_path / "b")
+    assert code == 0, err
+    transfer = ("--data", good, "--attack", "transfer", "--quiet", "--out", tmp_path / "c")
+    code, _, err = run("attack", detector, *transfer)
+    assert code == 1
+    assert "surrogate: attack 'transfer' needs a differentiable stand-in" in err
+    code, printed, err = run("attack", detector, *transfer, "--surrogate", detector)
+    assert code == 0, err
+    assert "unchanged" not in printed
+    code, _, err = run("attack", detector, "--data", good, "--attack", "fgsm", "--queries", 9,
+                       "--quiet", "--out", tmp_path / "d")  # fmt: skip
+    assert code == 1
+    assert "queries: attack 'fgsm' does not take it" in err
+
+
+def test_evaluate_takes_stand_ins(evaluate, detector, tmp_path):
+    code, _, err = evaluate(attacks=("transfer",))
+    assert code == 1
+    assert "surrogates: attack 'transfer' needs a differentiable stand-in" in err
+    out = tmp_path / "r.json"
+    code, _, err = evaluate("--surrogate", detector, "--out", out, attacks=("transfer",))
+    assert code == 0, err
+    found = robustad.Evaluation.load(out)
+    assert found.conditions["transfer"].metrics.auroc <= found.clean.metrics.auroc
+
+
 def test_help_and_list_name_every_attack(run):
     for verb in ("evaluate", "attack", "audit"):
         code, out, _ = run(verb, "--help")

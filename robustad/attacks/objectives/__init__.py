@@ -9,6 +9,7 @@ from robustad.attacks.objectives.patch import (
     margin,
     masked_ce,
     masked_ce_balanced,
+    misorder,
     section_l,
     segpgd,
 )
@@ -32,6 +33,7 @@ OBJECTIVES: dict[str, Objective] = {
     "masked_ce_balanced": masked_ce_balanced,
     "js": js,
     "margin": margin(),
+    "misorder": misorder,
 }
 # Those that do without ground-truth masks.
 MASKLESS = frozenset({"image", "image_relaxed"})
@@ -47,6 +49,7 @@ AIMS = {
     "masked_ce_balanced": "the cross-entropy of patches still right, both kinds weighed alike",
     "js": "the patches' Jensen-Shannon divergence from the truth",
     "margin": "the patches' margin (Carlini and Wagner)",
+    "misorder": "patches in the wrong order, as pixel AUROC counts them",
 }
 
 __all__ = [
@@ -66,6 +69,7 @@ __all__ = [
     "margin",
     "masked_ce",
     "masked_ce_balanced",
+    "misorder",
     "patch_mask",
     "relaxed",
     "require_mask",

@@ -6,24 +6,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustad.attacks.objectives.scores import Objective, Scores, require_mask
+from robustad.attacks.objectives.scores import LogitScale, Objective, Scores, require_mask
 
 
 def flip(scores: Scores) -> Tensor:
     """Mean over normal patches minus mean over anomalous ones, PatchGuard's published attack.
 
-    Minus the mean pairwise margin between anomalous and normal patches, which decides pixel AUROC.
+    Minus the mean pairwise margin between anomalous and normal patches.
 
     Returns
     -------
     Tensor, (B,)
         An image without patches of one kind contributes the other kind's term alone.
     """
-    inside = require_mask(scores).to(scores.patch.dtype)
-    outside = 1 - inside
-    raised = (scores.patch * outside).sum(dim=1) / outside.sum(dim=1).clamp_min(1)
-    lowered = (scores.patch * inside).sum(dim=1) / inside.sum(dim=1).clamp_min(1)
-    return raised - lowered
+    return _apart(scores.patch, require_mask(scores))
+
+
+def misorder(scores: Scores) -> Tensor:
+    """`flip` of squashed patch logits: closer to pixel AUROC, which counts pairs, not margins.
+
+    A move counts most where both kinds of patches meet, and little where their order is settled.
+    Where they meet is not known image by image, so that two levels are taken: the one from which
+    the detector calls a patch anomalous, and the one of the image's own normal patches.
+
+    Returns
+    -------
+    Tensor, (B,)
+        In [-2, 2]; of the mean of `z / (1 + |z|)` for the logits z by `scale` and by `own`. An
+        image without patches of one kind contributes the other kind's term alone.
+    """
+    mask, own = require_mask(scores), scores.own
+    if own is None:
+        clean = scores.patch if scores.clean is None else scores.clean
+        own = LogitScale.of_normal_patches(clean, mask)
+    squashed = F.softsign(scores.logit) + F.softsign(own.of(scores.patch))
+    return _apart(squashed / 2, mask)
 
 
 def section_l(scores: Scores) -> Tensor:
@@ -150,6 +167,14 @@ def margin(kappa: float = 50.0) -> Objective:
         return -F.relu(scores.truth * scores.logit + kappa).mean(dim=1)
 
     return carlini_wagner
+
+
+def _apart(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean (B,) over patches outside of the mask minus mean over those inside; 0 for none."""
+    inside = mask.to(values.dtype)
+    outside = 1 - inside
+    raised = (values * outside).sum(dim=1) / outside.sum(dim=1).clamp_min(1)
+    return raised - (values * inside).sum(dim=1) / inside.sum(dim=1).clamp_min(1)
 
 
 def _losses(scores: Scores) -> Tensor:

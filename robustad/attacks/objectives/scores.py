@@ -61,6 +61,22 @@ class LogitScale:
         """
         return cls(*_statistics(clean.detach()))
 
+    @classmethod
+    def of_normal_patches(cls, clean: Tensor, mask: Tensor) -> Self:
+        """From each image's own clean scores (B, N) of the patches that a mask (B, N) calls normal.
+
+        From all of them where a mask leaves none.
+        """
+        normal = ~mask | mask.all(dim=1, keepdim=True)
+        values = clean.detach()
+        count = normal.sum(dim=1)
+        ordered = values.masked_fill(~normal, torch.inf).sort(dim=1).values
+        place = (0.95 * (count - 1).double()).round().long()
+        tau = ordered.gather(1, place[:, None]).squeeze(1)
+        mean = torch.where(normal, values, 0.0).sum(dim=1) / count
+        spread = torch.where(normal, values - mean[:, None], 0.0).square().sum(dim=1) / count
+        return cls(tau, torch.where(spread > 0, spread.sqrt(), torch.ones_like(spread)))
+
     def of(self, patch: Tensor) -> Tensor:
         """Logits (B, N) of patch scores (B, N); differentiable."""
         return (patch - self.tau[..., None]) / self.temperature[..., None]
@@ -109,6 +125,8 @@ class Scores:
         Patch scores of the clean images.
     scale : LogitScale or None
         Makes logits of patch scores; None where they are logits.
+    own : LogitScale or None
+        Level and spread of each image's own clean normal patches; None without masks.
     top : int or None
         Patches whose mean is the image score, where known.
     progress : float in [0, 1], default 0
@@ -121,6 +139,7 @@ class Scores:
     mask: Tensor | None
     clean: Tensor | None = None
     scale: LogitScale | None = None
+    own: LogitScale | None = None
     top: int | None = None
     progress: float = 0.0
 
