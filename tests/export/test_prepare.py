@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,12 +12,17 @@ from onnxscript import ir
 
 from robustad import runtime
 from robustad.calibration import PixelPlatt
+from robustad.detectors import AnomalyDINO
 from robustad.errors import InputError
 from robustad.export import export_onnx, verify, write_triton
 from robustad.export.prepare import take_bytes
 from robustad.geometry import Geometry
 from robustad.runtime import batches
 
+SHARED = Path(__file__).parents[2] / ".." / "shared"
+RESNET = SHARED / "weights" / "resnet18_layers1to3.safetensors"
+HAZELNUTS = SHARED / "data" / "hazelnut_toy" / "hazelnut"
+COOKIES = SHARED / "data" / "aws_cookies" / "cookie"
 SIZES = [(64, 80), (100, 70), (31, 50), (64, 64), (200, 131), (9, 7)]
 
 
@@ -240,3 +246,24 @@ def test_maps_of_probabilities_have_the_images_size(tmp_path, contrast_class, ma
     expected = model.predict(images).probability_map
     assert found.shape == (2, 50, 66)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (RESNET.is_file() and HAZELNUTS.is_dir() and COOKIES.is_dir()),
+    reason="no shared/weights and shared/data beside the repository",
+)
+def test_real_images_and_features_with_masks(tmp_path):
+    """On photographs of other sizes than those that the detector was fitted on, too."""
+    train = sorted((HAZELNUTS / "train" / "good").iterdir())[:4]
+    detector = AnomalyDINO("resnet18", RESNET, image_size=112, mask=True).fit(train)
+    path = export_onnx(detector, tmp_path / "real.onnx", input="uint8_nhwc")
+    test = sorted((HAZELNUTS / "test").glob("*/*"))[::20]
+    test += sorted((COOKIES / "test").glob("*/*"))[::25]
+    result = verify(detector, path, images=test, batch_sizes=(1, 3), threads=1)
+    result.raise_if_failed()
+    assert len({shape[1:] for shape in result.shapes}) > 1
+    found = runtime.load(path, threads=1).predict(test)
+    expected = detector.predict(test)
+    np.testing.assert_allclose(found.score, expected.score, rtol=0, atol=1e-5)
+    assert len({(grid == 0).tobytes() for grid in found.patch_scores}) > 3
