@@ -1,4 +1,7 @@
-"""Builds the C++ core and, where nvcc is found, the CUDA one; pyproject.toml declares the rest."""
+"""Builds the C++ core, operators for onnxruntime and, where nvcc is found, CUDA kernels.
+
+pyproject.toml declares the rest.
+"""
 
 import os
 import platform
@@ -18,6 +21,8 @@ from setuptools.command.sdist import sdist
 
 CSRC = Path("csrc")
 CUDA = CSRC / "cuda"
+ORT = CSRC / "onnxruntime"
+ORT_OPS = "robustad.runtime._ort_ops"
 AVX512 = [
     *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
     "-Wno-maybe-uninitialized",  # gcc 12 finds its own headers wanting
@@ -82,11 +87,38 @@ def static_cudart(nvcc: str) -> str | None:
     return None
 
 
+def wished(variable: str) -> str:
+    """Whether a part is to be left out (0), has to be built (1), or is built where it can be."""
+    wish = os.environ.get(variable, "")
+    if wish not in ("", "0", "1"):
+        raise SystemExit(f"{variable}: expected 0, 1 or nothing, got {wish!r}")
+    return wish
+
+
+def ort_extension() -> list[Extension]:
+    """Operators for onnxruntime: none with ROBUSTAD_ORT_OPS=0, an error if =1 cannot be.
+
+    A library that onnxruntime loads and Python never imports. It takes onnxruntime's threads, so it
+    goes without OpenMP, which a machine that only runs files may lack.
+    """
+    wish = wished("ROBUSTAD_ORT_OPS")
+    kernels = [CSRC / "cpu_features.cpp", *CSRC.glob("cosine_nn*.cpp")]
+    extension = Extension(
+        ORT_OPS,
+        sorted(str(path) for path in (*kernels, *ORT.glob("*.cpp"))),
+        include_dirs=[str(CSRC)],
+        depends=sorted(str(path) for folder in (CSRC, ORT) for path in folder.glob("*.h")),
+        language="c++",
+        extra_compile_args=["-std=c++17", "-O3", *CORE, "-Wno-unknown-pragmas"],
+        extra_link_args=["-pthread"],
+        optional=wish != "1",
+    )
+    return [] if wish == "0" else [extension]
+
+
 def cuda_extension() -> list[Extension]:
     """`robustad._C_cuda`: none without nvcc or with ROBUSTAD_CUDA=0, an error if =1 cannot be."""
-    wish = os.environ.get("ROBUSTAD_CUDA", "")
-    if wish not in ("", "0", "1"):
-        raise SystemExit(f"ROBUSTAD_CUDA: expected 0, 1 or nothing, got {wish!r}")
+    wish = wished("ROBUSTAD_CUDA")
     nvcc = find_nvcc()
     cudart = static_cudart(nvcc) if nvcc and wish != "0" else None
     if wish == "1" and not cudart:
@@ -131,13 +163,25 @@ class BuildWithFlags(build_ext):
                 flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", *GPUS]
                 self.spawn([nvcc, *flags, f"-I{CSRC}", "-c", src, "-o", obj])
             else:
-                flags = [*postargs, *openmp(command), *flags_of(src, command)]
+                flags = [*postargs, *flags_of(src, command)]
                 compile_one(obj, src, ext, cc_args, flags, pp_opts)
 
         compiler._compile = compile_with_flags
         for extension in self.extensions:
-            extension.extra_link_args = [*extension.extra_link_args, *openmp(command)]
+            if extension.name != ORT_OPS:
+                extension.extra_compile_args = [*extension.extra_compile_args, *openmp(command)]
+                extension.extra_link_args = [*extension.extra_link_args, *openmp(command)]
+        self.parallel = None  # see build_extension
         super().build_extensions()
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build in a folder of its own: the kernels are compiled for two libraries."""
+        whole = self.build_temp
+        self.build_temp = str(Path(whole, ext.name))
+        try:
+            super().build_extension(ext)
+        finally:
+            self.build_temp = whole
 
 
 class Sanitize(Command):
@@ -160,7 +204,7 @@ class Sanitize(Command):
         folder = Path("build", "sanitize")
         folder.mkdir(parents=True, exist_ok=True)
         objects = []
-        for source in sorted(CSRC.glob("*.cpp")):
+        for source in sorted([*CSRC.glob("*.cpp"), *ORT.glob("*.cpp")]):
             if not source.stem.startswith("bindings"):
                 objects.append(str(folder / f"{source.stem}.o"))
                 own = flags_of(str(source), compiler)
@@ -197,6 +241,7 @@ setup(
             cxx_std=17,
             extra_compile_args=["-O3", *CORE],
         ),
+        *ort_extension(),
         *cuda_extension(),
     ],
     cmdclass={"build_ext": BuildWithFlags, "sdist": SdistWithSources, "sanitize": Sanitize},

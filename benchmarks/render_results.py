@@ -3,9 +3,11 @@
     robustad reproduce fewshot ... --out RUN      (see docs/results.md for the commands)
     robustad reproduce patchguard ... --out RUN
     robustad reproduce defences ... --out RUN
+    robustad reproduce calibration ... --out RUN
     python benchmarks/render_results.py --add fewshot_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add patchguard_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add defences_NAME RUN [RUN ...]
+    python benchmarks/render_results.py --add calibration_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add attacks_NAME RUN [RUN ...]     (of attack_table.py)
     python benchmarks/conformal_coverage.py --out benchmarks/results/conformal_NAME.json
     python benchmarks/render_results.py
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from markdown import table
 from render_attacks import attacks
+from render_calibration import calibration
 from render_conformal import conformal
 from render_defences import defences
 from render_patchguard import patchguard
@@ -155,6 +158,8 @@ def page() -> str:
         ]
     for path in sorted(RESULTS.glob("patchguard_*.json")):
         parts += patchguard(path.stem, json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("calibration_*.json")):
+        parts += calibration(path.stem, json.loads(path.read_text()))
     for path in sorted(RESULTS.glob("conformal_*.json")):
         parts += conformal(path.stem, json.loads(path.read_text()))
     for path in sorted(RESULTS.glob("defences_*.json")):

@@ -1,16 +1,15 @@
 #include "cosine_nn.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
-#include <memory>
 #include <stdexcept>
 #include <utility>
 
 #include "cosine_nn_path.h"
+#include "cosine_nn_refine.h"
 #include "cpu_features.h"
+#include "pool.h"
 
 namespace robustad {
 namespace {
@@ -40,134 +39,11 @@ std::int64_t round_up(std::int64_t value, std::int64_t step) {
     return (value + step - 1) / step * step;
 }
 
-template <typename T>
-std::unique_ptr<T[]> buffer(std::int64_t size) {
-    return std::unique_ptr<T[]>(new T[static_cast<std::size_t>(size)]);  // not set to zero
-}
-
 // Small groups mean fewer rows to refine, large ones fewer maxima to write and read.
 std::int64_t panels_of_group(const CosineNnPath& path, std::int64_t rows) {
     const std::int64_t wanted = rows <= 8192 ? 1 : rows <= 65536 ? 2 : 4;
     return std::max(wanted, path.least_panels);
 }
-
-// The k best products seen, falling; of equal ones the lower row first.
-struct Best {
-    float* products;
-    std::int64_t* rows;
-    std::int64_t k;
-    std::int64_t held;
-
-    bool full() const { return held == k; }
-
-    void offer(float product, std::int64_t row) {
-        const auto before = [&](std::int64_t at) {
-            return product > products[at] || (product == products[at] && row < rows[at]);
-        };
-        if (full() && !before(k - 1)) return;
-        std::int64_t at = full() ? k - 1 : held++;
-        for (; at > 0 && before(at - 1); --at) {
-            products[at] = products[at - 1];
-            rows[at] = rows[at - 1];
-        }
-        products[at] = product;
-        rows[at] = row;
-    }
-};
-
-// The k-th largest of the group maxima: k rows score at least that.
-std::int32_t kth_largest(const CosineNnPath& path, const std::int32_t* maxima, std::int64_t groups,
-                         std::int64_t k, std::vector<std::int32_t>& top) {
-    if (k == 1) return path.largest(maxima, groups);
-    if (groups < k) return std::numeric_limits<std::int32_t>::min();
-    top.assign(maxima, maxima + k);
-    std::sort(top.begin(), top.end(), std::greater<std::int32_t>());
-    constexpr std::int64_t kBlock = 64;
-    for (std::int64_t first = k; first < groups; first += kBlock) {
-        const std::int64_t size = std::min(kBlock, groups - first);
-        if (path.largest(maxima + first, size) <= top.back()) continue;
-        for (std::int64_t i = first; i < first + size; ++i) {
-            if (maxima[i] <= top.back()) continue;
-            const auto at = std::upper_bound(top.begin(), top.end(), maxima[i],
-                                             std::greater<std::int32_t>());
-            std::move_backward(at, top.end() - 1, top.end());
-            *at = maxima[i];
-        }
-    }
-    return top.back();
-}
-
-struct Bank {
-    const float* unit;
-    std::int64_t rows, dim, groups, group_rows;
-};
-
-// Queries refined together: what several of them must look at is read once.
-constexpr std::int64_t kTogether = 32;
-
-// Refines a few queries at a time in one thread.
-class Refiner {
-  public:
-    Refiner(const CosineNnPath& path, const Bank& bank, std::int64_t k)
-        : path_(path), bank_(bank), k_(k), places_(buffer<std::int32_t>(bank.groups)),
-          products_(buffer<float>(bank.group_rows)), kept_(buffer<float>(kTogether * k)) {}
-
-    // queries: [count, dim], unit; errors: bounds of their coarse scores; maxima: [count, stride].
-    // indices: [count, k]. products(i): the k best of query i, falling.
-    void run(const float* queries, const double* errors, std::int64_t count,
-             const std::int32_t* maxima, std::int64_t stride, std::int64_t* indices) {
-        Best best[kTogether];
-        double margins[kTogether];
-        pairs_.clear();
-        for (std::int64_t i = 0; i < count; ++i) {
-            best[i] = {&kept_[i * k_], indices + i * k_, k_, 0};
-            margins[i] = errors[i] * path_.one + 2;
-            const std::int32_t* own = maxima + i * stride;
-            const std::int32_t bar = kth_largest(path_, own, bank_.groups, k_, top_);
-            const double low = std::max(static_cast<double>(bar) - 2 * margins[i],
-                                        double{std::numeric_limits<std::int32_t>::min()});
-            const std::int64_t found = path_.at_least(
-                own, bank_.groups, static_cast<std::int32_t>(std::floor(low)), places_.get());
-            // The group at the top first: what it holds usually rules out the others.
-            std::int64_t first = 0;
-            for (std::int64_t j = 1; j < found; ++j)
-                if (own[places_[j]] > own[places_[first]]) first = j;
-            score(queries + i * bank_.dim, places_[first], best[i]);
-            for (std::int64_t j = 0; j < found; ++j)
-                if (j != first && open(own[places_[j]], margins[i], best[i]))
-                    pairs_.emplace_back(places_[j], static_cast<std::int32_t>(i));
-        }
-        std::sort(pairs_.begin(), pairs_.end());
-        for (const auto& [group, i] : pairs_)
-            if (open(maxima[i * stride + group], margins[i], best[i]))
-                score(queries + i * bank_.dim, group, best[i]);
-    }
-
-    const float* products(std::int64_t i) const { return &kept_[i * k_]; }
-
-  private:
-    // Whether a group of this maximum may hold one of the k best.
-    bool open(std::int32_t maximum, double margin, const Best& best) const {
-        return !best.full() ||
-               maximum + margin >= static_cast<double>(best.products[k_ - 1]) * path_.one;
-    }
-
-    void score(const float* query, std::int32_t group, Best& best) {
-        const std::int64_t row = group * bank_.group_rows;
-        const std::int64_t rows = std::min(bank_.group_rows, bank_.rows - row);
-        path_.dots(query, bank_.unit + row * bank_.dim, rows, bank_.dim, products_.get());
-        for (std::int64_t j = 0; j < rows; ++j) best.offer(products_[j], row + j);
-    }
-
-    const CosineNnPath& path_;
-    const Bank& bank_;
-    const std::int64_t k_;
-    std::unique_ptr<std::int32_t[]> places_;  // groups that may hold one of the best
-    std::unique_ptr<float[]> products_;       // of one group's rows
-    std::unique_ptr<float[]> kept_;           // the best k of each query
-    std::vector<std::int32_t> top_;
-    std::vector<std::pair<std::int32_t, std::int32_t>> pairs_;  // group, query
-};
 
 const Header& header_of(const unsigned char* packed) {
     return *reinterpret_cast<const Header*>(packed);
@@ -250,10 +126,12 @@ bool cosine_nn_packed_for(const CosineNnPath& path, const unsigned char* packed,
            header.dim == dim;
 }
 
-void cosine_nn_search(const CosineNnPath& path, const float* queries, std::int64_t count,
-                      std::int64_t dim, const float* unit, std::int64_t rows,
-                      const unsigned char* packed, std::int64_t k, float* distances,
-                      std::int64_t* indices, int threads) {
+namespace {
+
+// Shares the loops of a search among the threads of `pool`, or without one among `threads` of OpenMP.
+void search(const CosineNnPath& path, const float* queries, std::int64_t count, std::int64_t dim,
+            const float* unit, std::int64_t rows, const unsigned char* packed, std::int64_t k,
+            float* distances, std::int64_t* indices, int threads, const Pool* pool) {
     const std::int64_t padded = round_up(dim, kDimPad);
     const std::int64_t group_panels = panels_of_group(path, rows);
     // Without groups of nothing but padding: k groups must hold k different rows.
@@ -292,55 +170,88 @@ void cosine_nn_search(const CosineNnPath& path, const float* queries, std::int64
         const std::int64_t strips = std::min(
             blocks_now, std::max<std::int64_t>(1, (4 * team + tiles - 1) / tiles));
         const std::int64_t strip = (blocks_now + strips - 1) / strips;
+        const auto prepare = [&](std::int64_t b) {
+            const std::int64_t first = b * block, size = std::min(block, now - first);
+            for (std::int64_t i = first; i < first + size; ++i)
+                finite[i] = path.normalise(queries + (start + i) * dim, dim, &units[i * dim]);
+            path.pack_queries(&units[first * dim], size, dim, padded, &blocks[first * padded],
+                              &errors[first]);
+        };
+        const auto compare = [&](std::int64_t task) {
+            const std::int64_t first = task / strips * tile_groups;
+            const std::int64_t first_panel = first * group_panels;
+            const std::int64_t end_panel =
+                std::min(first_panel + tile_groups * group_panels, panels);
+            const std::int64_t strip_at = task % strips * strip;
+            const std::int64_t strip_end = std::min(strip_at + strip, blocks_now);
+            for (std::int64_t b = strip_at; b < strip_end; ++b)
+                path.coarse(&blocks[b * block * padded], std::min(block, now - b * block),
+                            panels_at + first_panel * kPanel * padded, end_panel - first_panel,
+                            group_panels, padded, &maxima[b * block * stride + first], stride);
+        };
+        const auto refine = [&](Refiner& refiner, std::int64_t together) {
+            const std::int64_t first = together * kTogether;
+            const std::int64_t size = std::min(kTogether, now - first);
+            double bounds[kTogether];
+            for (std::int64_t i = 0; i < size; ++i) {
+                const double lost = errors[first + i];
+                // 2e-6: of float32 products and of lengths that are 1 only nearly.
+                bounds[i] = lost + (1 + lost) * bank_error + path.accumulation(padded) + 2e-6;
+            }
+            float* distance = distances + (start + first) * k;
+            std::int64_t* index = indices + (start + first) * k;
+            refiner.run(&units[first * dim], bounds, size, &maxima[first * stride], stride, index);
+            for (std::int64_t i = 0; i < size; ++i)
+                for (std::int64_t j = 0; j < k; ++j)
+                    distance[i * k + j] = finite[first + i]
+                                              ? std::clamp(1.0f - refiner.products(i)[j], 0.0f, 2.0f)
+                                              : std::numeric_limits<float>::quiet_NaN();
+        };
+        const std::int64_t tasks = tiles * strips, gathered = (now + kTogether - 1) / kTogether;
+        if (pool != nullptr && team > 1) {
+            run(*pool, blocks_now, prepare);
+            run(*pool, tasks, [&](std::int64_t task) {
+                path.enter();
+                compare(task);
+                path.leave();
+            });
+            run(*pool, gathered, [&](std::int64_t together) {
+                Refiner refiner(path, bank, k);
+                refine(refiner, together);
+            });
+            continue;
+        }
 #pragma omp parallel num_threads(team) if (team > 1)
         {
 #pragma omp for schedule(static)
-            for (std::int64_t b = 0; b < blocks_now; ++b) {
-                const std::int64_t first = b * block, size = std::min(block, now - first);
-                for (std::int64_t i = first; i < first + size; ++i)
-                    finite[i] = path.normalise(queries + (start + i) * dim, dim, &units[i * dim]);
-                path.pack_queries(&units[first * dim], size, dim, padded, &blocks[first * padded],
-                                  &errors[first]);
-            }
+            for (std::int64_t b = 0; b < blocks_now; ++b) prepare(b);
             path.enter();
 #pragma omp for schedule(dynamic)
-            for (std::int64_t task = 0; task < tiles * strips; ++task) {
-                const std::int64_t first = task / strips * tile_groups;
-                const std::int64_t first_panel = first * group_panels;
-                const std::int64_t end_panel =
-                    std::min(first_panel + tile_groups * group_panels, panels);
-                const std::int64_t strip_at = task % strips * strip;
-                const std::int64_t strip_end = std::min(strip_at + strip, blocks_now);
-                for (std::int64_t b = strip_at; b < strip_end; ++b)
-                    path.coarse(&blocks[b * block * padded], std::min(block, now - b * block),
-                                panels_at + first_panel * kPanel * padded,
-                                end_panel - first_panel, group_panels, padded,
-                                &maxima[b * block * stride + first], stride);
-            }
+            for (std::int64_t task = 0; task < tasks; ++task) compare(task);
             path.leave();
             Refiner refiner(path, bank, k);
 #pragma omp for schedule(dynamic)
-            for (std::int64_t first = 0; first < now; first += kTogether) {
-                const std::int64_t size = std::min(kTogether, now - first);
-                double bounds[kTogether];
-                for (std::int64_t i = 0; i < size; ++i) {
-                    const double lost = errors[first + i];
-                    // 2e-6: of float32 products and of lengths that are 1 only nearly.
-                    bounds[i] = lost + (1 + lost) * bank_error + path.accumulation(padded) + 2e-6;
-                }
-                float* distance = distances + (start + first) * k;
-                std::int64_t* index = indices + (start + first) * k;
-                refiner.run(&units[first * dim], bounds, size, &maxima[first * stride], stride,
-                            index);
-                for (std::int64_t i = 0; i < size; ++i)
-                    for (std::int64_t j = 0; j < k; ++j)
-                        distance[i * k + j] =
-                            finite[first + i]
-                                ? std::clamp(1.0f - refiner.products(i)[j], 0.0f, 2.0f)
-                                : std::numeric_limits<float>::quiet_NaN();
-            }
+            for (std::int64_t together = 0; together < gathered; ++together)
+                refine(refiner, together);
         }
     }
+}
+
+}  // namespace
+
+void cosine_nn_search(const CosineNnPath& path, const float* queries, std::int64_t count,
+                      std::int64_t dim, const float* unit, std::int64_t rows,
+                      const unsigned char* packed, std::int64_t k, float* distances,
+                      std::int64_t* indices, int threads) {
+    search(path, queries, count, dim, unit, rows, packed, k, distances, indices, threads, nullptr);
+}
+
+void cosine_nn_search(const CosineNnPath& path, const float* queries, std::int64_t count,
+                      std::int64_t dim, const float* unit, std::int64_t rows,
+                      const unsigned char* packed, std::int64_t k, float* distances,
+                      std::int64_t* indices, const Pool& pool) {
+    search(path, queries, count, dim, unit, rows, packed, k, distances, indices, pool.threads(),
+           &pool);
 }
 
 }  // namespace robustad

@@ -14,6 +14,7 @@
 namespace robustad {
 
 struct CosineNnPath;  // one instruction set; see cosine_nn_path.h
+class Pool;           // see pool.h
 
 // Paths this machine can run, the fastest first. The last, "portable", is always there.
 std::vector<const CosineNnPath*> cosine_nn_paths();
@@ -46,5 +47,10 @@ void cosine_nn_search(const CosineNnPath& path, const float* queries, std::int64
                       std::int64_t dim, const float* unit, std::int64_t rows,
                       const unsigned char* packed, std::int64_t k, float* distances,
                       std::int64_t* indices, int threads);
+// The same with the threads of a host that has its own.
+void cosine_nn_search(const CosineNnPath& path, const float* queries, std::int64_t count,
+                      std::int64_t dim, const float* unit, std::int64_t rows,
+                      const unsigned char* packed, std::int64_t k, float* distances,
+                      std::int64_t* indices, const Pool& pool);
 
 }  // namespace robustad

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustad.calibration import Calibrator, Platt, calibrator_from_dict
+from robustad.calibration import Calibrator, calibrator_from_dict
 from robustad.detectors.base import PatchScorer
 from robustad.errors import InputError, StateError
 from robustad.ops import topk_mean
@@ -134,10 +134,10 @@ class OnnxScorer:
         """What makes probabilities of image scores."""
         override, stored = self.detector.calibration, self.detector.metadata["calibration"]
         if override is not None:
-            slope, intercept = override  # on how many images it was fitted is not known
-            counts = {"n_normal": 1, "n_anomalous": 1, "prevalence": 0.5}
-            state = {"method": "platt", "slope": slope, "intercept": intercept, **counts}
-            return Platt.from_dict(state)
+            if override["method"] != "raw":
+                # on how many images bare numbers were fitted is not known
+                override = {"n_normal": 1, "n_anomalous": 1, "prevalence": 0.5} | override
+            return calibrator_from_dict(override)
         return None if stored is None else calibrator_from_dict(stored)
 
     @property

@@ -21,6 +21,7 @@ from robustad.cli import (
     predict,
     preview,
     reproduce,
+    reproduce_calibration,
     reproduce_defences,
     reproduce_patchguard,
     score,
@@ -79,6 +80,7 @@ app.command(cls=ManyValues)(score.score)
 app.command(cls=ManyValues)(serve.serve)
 app.command(cls=ManyValues)(watch.watch)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
+reproduce.app.command(name="calibration", cls=ManyValues)(reproduce_calibration.calibration)
 reproduce.app.command(name="patchguard", cls=ManyValues)(reproduce_patchguard.patchguard)
 reproduce.app.command(name="defences", cls=ManyValues)(reproduce_defences.defences)
 app.add_typer(reproduce.app, name="reproduce")

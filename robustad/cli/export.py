@@ -32,6 +32,13 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="Folder of images to compare on; default: generated ones.")
     ] = None,
+    custom_ops: Annotated[
+        bool,
+        typer.Option(
+            "--custom-ops",
+            help="Search the bank by robustad's own operator: faster; the file needs its library.",
+        ),
+    ] = False,
     triton: Annotated[
         Path | None,
         typer.Option(help="Put the file into this NVIDIA Triton model repository too."),
@@ -43,6 +50,10 @@ def export(
     max_batch: Annotated[int, typer.Option(min=1, help="Images Triton scores at once.")] = 8,
     instances: Annotated[int, typer.Option(min=1, help="Copies of the model in Triton.")] = 1,
     kind: Annotated[Kind, typer.Option(help="Where Triton runs them.")] = Kind.AUTO,
+    custom_ops_library: Annotated[
+        Path | None,
+        typer.Option(help="Where Triton's machine has the library of robustad's operators."),
+    ] = None,
 ) -> None:
     """Export a detector to one ONNX file: calibration inside, dynamic batch, self-describing."""
     from robustad.detectors import load
@@ -60,6 +71,7 @@ def export(
             max_batch=max_batch,
             instances=instances,
             kind=kind.value,
+            custom_ops_library=custom_ops_library,
         )
         common.say.print(f"wrote {folder}, for tritonserver --model-repository={triton}")
 
@@ -69,7 +81,7 @@ def export(
         repository(detector)
         return
     loaded = load(detector)
-    export_onnx(loaded, out)
+    export_onnx(loaded, out, custom_ops=custom_ops)
     common.say.print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MB)")
     if check:
         found = compare(loaded, out, images=images)

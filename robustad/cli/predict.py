@@ -14,6 +14,13 @@ from robustad.cli import EXIT_REJECTED, common
 from robustad.errors import InputError
 
 
+class MapKind(StrEnum):
+    """What an overlay shows."""
+
+    SCORE = "score"
+    PROBABILITY = "probability"
+
+
 class FailOn(StrEnum):
     """Which verdicts make the command exit with code 4."""
 
@@ -28,6 +35,13 @@ def predict(
     maps: Annotated[
         Path | None, typer.Option(help="Write a heat-map overlay of each image to this folder.")
     ] = None,
+    map_kind: Annotated[
+        MapKind,
+        typer.Option(
+            help="Show map values, each image from its lowest to its highest, or the probability "
+            "of each pixel from 0 to 1 (after `robustad calibrate --pixels`)."
+        ),
+    ] = MapKind.SCORE,
     masks: Annotated[
         Path | None,
         typer.Option(help="Write each image's defect mask there; needs a pixel threshold."),
@@ -64,7 +78,7 @@ def predict(
         prediction: Prediction = loaded.predict(part, batch_size=batch_size)
         records += prediction.to_records()
         if maps is not None:
-            _write_overlays(part, files, prediction, maps)
+            _write_overlays(part, files, prediction, maps, map_kind)
         if masks is not None:
             _write_masks(part, files, prediction, masks)
     if csv_file is not None:
@@ -96,28 +110,47 @@ def predict(
 
 def _table(records: list[dict[str, Any]]) -> Table:
     table = Table()
-    for column, justify in (("image", "left"), ("score", "right"), ("probability", "right")):
+    interval = "probability_low" in records[0]
+    probability = "probability, interval" if interval else "probability"
+    for column, justify in (("image", "left"), ("score", "right"), (probability, "right")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for column in ("entropy", "p-value"):
-        table.add_column(column, justify="right")
+    shows = ["score", "probability", "entropy"]
+    if any(record["p_value"] is not None for record in records):
+        shows.append("p_value")
+    for key in shows[2:]:
+        table.add_column(key.replace("_", "-"), justify="right")
     table.add_column("verdict")
     for record in records:
-        cells = [record[key] for key in ("score", "probability", "entropy", "p_value")]
+        cells = [record[key] for key in shows]
         shown = ["-" if value is None else f"{value:.3f}" for value in cells]
+        if interval and record["probability"] is not None:
+            low, high = record["probability_low"], record["probability_high"]
+            shown[1] += f" \\[{low:.3f}, {high:.3f}]"
         table.add_row(record["name"], *shown, record["verdict"])
     return table
 
 
-def _write_overlays(part: list[Path], files: list[Path], prediction: Any, folder: Path) -> None:
+def _write_overlays(
+    part: list[Path], files: list[Path], prediction: Any, folder: Path, kind: MapKind
+) -> None:
     from PIL import Image
 
     from robustad._files import written_aside
     from robustad.images import read_image
     from robustad.overlay import overlay
 
-    for file, anomaly_map in zip(part, prediction.anomaly_map, strict=True):
+    shown, ends = prediction.anomaly_map, {}
+    if kind is MapKind.PROBABILITY:
+        shown, ends = prediction.probability_map, {"low": 0.0, "high": 1.0}
+        if shown is None:
+            raise InputError(
+                "--map-kind probability: the detector's pixels are not calibrated; see "
+                "`robustad calibrate --pixels`"
+            )
+    for file, anomaly_map in zip(part, shown, strict=True):
         with written_aside(folder / _png_name(file, files)) as aside:
-            Image.fromarray(overlay(read_image(file), anomaly_map)).save(aside, format="PNG")
+            picture = overlay(read_image(file), anomaly_map, **ends)
+            Image.fromarray(picture).save(aside, format="PNG")
 
 
 def _write_masks(part: list[Path], files: list[Path], prediction: Any, folder: Path) -> None:

@@ -42,7 +42,8 @@ def fit(
     ----------
     detector : Detector
         Changed in place: `conformal` and the p-value parts of `policy` are set. A calibrator and
-        the other parts of the policy stay as they are.
+        the other parts of the policy stay as they are. A warning says so if `normals` seem to be
+        in its memory bank.
     normals : path, folder, PIL image, array, tensor, or an iterable of these, optional
         Normal images. With method "split" held out: none of them may have been used to fit the
         detector or to choose anything about it. With the other methods those it was fitted on.
@@ -107,7 +108,11 @@ def fit(
     if method == "split":
         held_out = scores
         if normals is not None:
-            held_out = detector.predict(normals, batch_size=batch_size).score
+            from robustad.detectors.seen import warn_of_fitted
+
+            predicted = detector.predict(normals, batch_size=batch_size)
+            warn_of_fitted(detector, predicted, "normals")
+            held_out = predicted.score
     elif normals is None:
         raise InputError(f"scores: method {method!r} needs the images that it was fitted on")
     else:

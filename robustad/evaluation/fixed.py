@@ -188,10 +188,12 @@ def calibration_report(
         )
 
     score, threshold = np.asarray(clean.score), fixed.policy.threshold
+    changes = float(getattr(calibrator, "score_at", lambda p: p)(threshold))
     return CalibrationReport(
         calibrator=calibrator.to_dict(),
         names=[*fixed.names],
-        score_threshold=float(getattr(calibrator, "score_at", lambda p: p)(threshold)),
+        threshold=threshold,
+        score_threshold=changes if np.isfinite(changes) else None,
         entropy_threshold=fixed.policy.entropy_threshold,
         before=measures(RawScore().predict_proba(score)),
         after=measures(calibrator.predict_proba(score)),

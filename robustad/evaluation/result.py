@@ -185,8 +185,10 @@ class CalibrationReport(_Model):
         Its `to_dict`.
     names : list of str
         Images it was fitted on here, none of them in the evaluation; empty if it came fitted.
-    score_threshold : float
-        Image score at which the verdict changes.
+    threshold : float or None
+        Probability from which on the verdict is reject; None in older files.
+    score_threshold : float or None
+        Image score at which the verdict changes; None where it is the same for all scores.
     entropy_threshold : float or None
         Above it the verdict is deferred.
     before, after : Measures
@@ -195,7 +197,8 @@ class CalibrationReport(_Model):
 
     calibrator: dict[str, Any]
     names: list[str]
-    score_threshold: float
+    threshold: float | None = None
+    score_threshold: float | None
     entropy_threshold: float | None
     before: Measures
     after: Measures

@@ -8,13 +8,14 @@ from importlib import import_module
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustad.detectors import Detector
 from robustad.errors import InputError
+from robustad.export.calibration import Calibrated, calibration_inputs, pixel_inputs
 from robustad.export.conformal import held_out_scores, p_value
 from robustad.ops.reference.topk_mean import resolve_k, topk_mean_torch
+from robustad.runtime._metadata import CONFORMAL
 
 # Methods whose patch scores are written otherwise for export, and where: a module class that is
 # built from the detector and maps images to patch scores. All others are traced as they are.
@@ -35,6 +36,14 @@ class DetectorGraph(nn.Module):
     detector : Detector
         Fitted, in evaluation mode, on the CPU.
 
+    Attributes
+    ----------
+    defaults : dict of str to array, float32
+        Names and defaults of the inputs behind the image: the numbers of the calibration, see
+        `robustad.export.calibration`, and the scores that p-values are counted among.
+    has_pixels : bool
+        Whether there is a map of probabilities.
+
     Raises
     ------
     InputError
@@ -48,19 +57,24 @@ class DetectorGraph(nn.Module):
         # A tuple hides the detector from torch: its tensors would be exported a second time.
         self._detector = (detector,)
         self.patches = patch_graph(detector)
-        self.slope, self.intercept = calibration_constants(detector)
-        self.held_out = held_out_scores(detector)
-        self._raw = getattr(detector.calibrator, "method", None) == "raw"
+        own, pixel = calibration_inputs(detector), pixel_inputs(detector)
+        self.defaults = {**own, **pixel, CONFORMAL: held_out_scores(detector)}
+        self._own = len(own)
+        self.has_pixels = bool(pixel)
+        self._calibrated = Calibrated(detector)
         self._aggregate: Callable[[Tensor], Tensor] = detector.aggregate
         if type(detector).aggregate is Detector.aggregate:
             self._aggregate = TopMean(detector.top_fraction)
 
-    def forward(
-        self, image: Tensor, slope: Tensor, intercept: Tensor, held_out: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """All outputs of images (B, 3, H, W) under a calibration given by two scalars.
+    def forward(self, image: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
+        """All outputs of images (B, 3, H, W) under a calibration and held-out scores.
 
-        The p-values are those among the scores `held_out` (n,).
+        Parameters
+        ----------
+        image : Tensor, (B, 3, H, W)
+            As a detector takes them.
+        numbers : Tensor
+            What the attribute `defaults` names, in that order.
 
         Returns
         -------
@@ -74,28 +88,21 @@ class DetectorGraph(nn.Module):
             Smoothed.
         p_value : Tensor, (B,)
             NaN without held-out scores.
+        probability_map : Tensor, (B, H, W)
+            Only with a pixel calibrator.
         """
         patch_scores = self.patches(image)
         score = self._aggregate(patch_scores)
-        logit = slope * score + intercept
-        probability, complement = torch.sigmoid(logit), torch.sigmoid(-logit)
-        # -log sigmoid(z) = softplus(-z): no cancellation near probability 1
-        entropy = probability * F.softplus(-logit) + complement * F.softplus(logit)
-        if self._raw:
-            raw = score.clamp(0.0, 1.0)
-            plain = slope.isnan()
-            probability = torch.where(plain, raw, probability)
-            raw_entropy = torch.special.xlogy(raw, raw) + torch.special.xlogy(1 - raw, 1 - raw)
-            entropy = torch.where(plain, -raw_entropy, entropy)
+        probability, entropy = self._calibrated(score, *numbers[: self._own])
         size = (image.shape[2], image.shape[3])
-        return (
-            score,
-            probability,
-            entropy,
-            patch_scores,
-            self._detector[0].anomaly_map(patch_scores, size),
-            p_value(score, held_out),
-        )
+        anomaly_map = self._detector[0].anomaly_map(patch_scores, size)
+        *pixel, held_out = numbers[self._own :]
+        p_values = p_value(score, held_out)
+        outputs = score, probability, entropy, patch_scores, anomaly_map, p_values
+        if not self.has_pixels:
+            return outputs
+        slope, intercept = pixel
+        return *outputs, torch.sigmoid(slope * anomaly_map + intercept)
 
 
 class TopMean(nn.Module):
@@ -184,26 +191,3 @@ class TracedPatches(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Patch scores (B, N) of images (B, 3, H, W)."""
         return self.detector.patch_scores(image)
-
-
-def calibration_constants(detector: Detector) -> tuple[float, float]:
-    """Slope and intercept of a detector's calibration; NaN without one, and for the raw score.
-
-    Raises
-    ------
-    InputError
-        If the calibrator's method cannot be exported, or float32 cannot hold its numbers.
-    """
-    calibrator = detector.calibrator
-    method = getattr(calibrator, "method", None)
-    if calibrator is None or method == "raw":
-        return float("nan"), float("nan")
-    if method != "platt":
-        raise InputError(
-            f"calibrator: expected platt, raw or none to export, got {method or calibrator!r}"
-        )
-    state = calibrator.to_dict()
-    pair = float(state["slope"]), float(state["intercept"])
-    if max(abs(value) for value in pair) > float(np.finfo(np.float32).max):
-        raise InputError(f"calibrator: slope and intercept {pair} do not fit float32")
-    return pair

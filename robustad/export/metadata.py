@@ -9,16 +9,22 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from torch import Tensor
 
 import robustad
 from robustad._files import write_text
+from robustad.calibration.beta import BetaState
+from robustad.calibration.isotonic import IsotonicState
+from robustad.calibration.pixel import PixelPlattState
+from robustad.calibration.platt import PlattState
+from robustad.calibration.temperature import TemperatureState
 from robustad.detectors import Detector
 from robustad.errors import InputError
+from robustad.probability import CURVES
 from robustad.runtime.golden import golden_image, golden_outputs
 
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "numpy")
@@ -98,6 +104,18 @@ class PixelRecord(_Record):
     risk: float = Field(description="Their mean loss.")
 
 
+class RawScoreRecord(_Record):
+    """The score clipped to [0, 1] stands for the probability."""
+
+    method: Literal["raw"] = "raw"
+
+
+CalibrationRecord = Annotated[
+    PlattState | TemperatureState | BetaState | IsotonicState | RawScoreRecord,
+    Field(discriminator="method"),
+]
+
+
 class GoldenRecord(_Record):
     """An input that can be computed anywhere, and what the detector made of it."""
 
@@ -126,9 +144,9 @@ class ArtefactMetadata(_Record):
     """The JSON document under the key `robustad` of an exported file's metadata."""
 
     schema_version: Literal[1, 2] = Field(
-        default=1,
-        description="2 where verdicts rest on more than probability and entropy: a runtime that "
-        "knows version 1 alone would get them wrong.",
+        default=2,
+        description="From 2 on verdicts may rest on p-values, probabilities on any calibrator, and "
+        "pixels may be calibrated.",
     )
     method: str = Field(description="Kind of detector, for instance anomaly_dino.")
     config: dict[str, JsonValue] = Field(description="The detector's options.")
@@ -143,8 +161,11 @@ class ArtefactMetadata(_Record):
         description="Number (integer) or share of the largest patch scores in the image score."
     )
     map_sigma: float = Field(description="Smoothing of the anomaly map in pixels.")
-    calibration: dict[str, JsonValue] | None = Field(
+    calibration: CalibrationRecord | None = Field(
         description="The calibrator; null means that probability and entropy are NaN."
+    )
+    pixel_calibration: PixelPlattState | None = Field(
+        description="What makes the map of probabilities; null without one."
     )
     policy: PolicyRecord
     conformal: ConformalRecord | None = Field(
@@ -153,6 +174,11 @@ class ArtefactMetadata(_Record):
     pixel_threshold: PixelRecord | None = None
     evaluation: EvaluationRecord
     golden: GoldenRecord
+    custom_ops: list[str] = Field(
+        default=[],
+        description="Operators of robustad's own that the graph uses: onnxruntime needs their "
+        "library to open the file.",
+    )
     versions: dict[str, str] = Field(description="Of the libraries that wrote the file.")
     created: str = Field(description="UTC, ISO 8601.")
 
@@ -180,12 +206,10 @@ def describe(
         If `evaluation` cannot be stored as JSON.
     """
     height, width = size
-    policy = PolicyRecord.model_validate(detector.policy.to_dict())
     geometry = detector.geometry
+    calibrated = detector.pixel_calibrator
     conformal, pixel = detector.conformal, detector.pixel_threshold
-    plain = conformal is None and pixel is None and len(detector.policy.to_dict()) == 2
     return ArtefactMetadata(
-        schema_version=1 if plain else 2,
         method=detector.method,
         config=detector.config().model_dump(mode="json"),
         backbone=_backbone(detector),
@@ -197,8 +221,9 @@ def describe(
         patch_size=height // detector.patch_grid(height, width)[0],
         top_fraction=detector.top_fraction,
         map_sigma=detector.map_sigma,
-        calibration=None if detector.calibrator is None else detector.calibrator.to_dict(),
-        policy=policy,
+        calibration=_calibration(detector),
+        pixel_calibration=(None if calibrated is None else PixelPlattState(**calibrated.to_dict())),
+        policy=PolicyRecord.model_validate(detector.policy.to_dict()),
         conformal=None
         if conformal is None
         else ConformalRecord.model_validate(conformal.to_dict()),
@@ -242,6 +267,21 @@ def _backbone(detector: Detector) -> BackboneRecord | None:
         layers=None if config.layers is None else list(config.layers),
         weights_sha256=tensors_sha256(backbone.state_dict()) if backbone.has_weights else None,
     )
+
+
+def _calibration(detector: Detector) -> CalibrationRecord | None:
+    if detector.calibrator is None:
+        return None
+    state = detector.calibrator.to_dict()
+    try:
+        found: CalibrationRecord = TypeAdapter(CalibrationRecord).validate_python(state)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InputError(
+            f"calibrator: expected one of {', '.join(sorted(CURVES))} or none to export, got "
+            f"{state.get('method')!r}: {reason}"
+        ) from error
+    return found
 
 
 def _evaluation(evaluation: Mapping[str, Any] | None) -> EvaluationRecord:

@@ -31,6 +31,7 @@ def export_onnx(
     dynamic_size: bool | None = None,
     opset: int = 20,
     evaluation: Mapping[str, Any] | None = None,
+    custom_ops: bool = False,
 ) -> Path:
     """Write a detector to one ONNX file, from prepared image to probability and map.
 
@@ -55,6 +56,10 @@ def export_onnx(
     evaluation : mapping, optional
         What has been measured about the detector, stored in the file; its key `attacks` lists the
         attacks it was evaluated under.
+    custom_ops : bool, default False
+        Search memory banks by robustad's own operator, which is faster and takes less memory, in
+        place of standard ones. Such a file needs `robustad.runtime.custom_ops_library()` wherever
+        it runs, and runs on the CPU there.
 
     Returns
     -------
@@ -65,8 +70,8 @@ def export_onnx(
     ------
     InputError
         If an option is out of range, the file cannot be written there, the detector cannot be
-        traced with a free size though `dynamic_size` is True, is not float32, or its calibrator
-        is of a kind that cannot be exported.
+        traced with a free size though `dynamic_size` is True, has nothing for `custom_ops`, is
+        not float32, or its calibrator is of a kind that cannot be exported or does not fit float32.
     NotFittedError
         If the detector or its calibrator is not fitted.
 
@@ -74,15 +79,19 @@ def export_onnx(
     -----
     Input `image` (B, 3, H, W), float32 RGB in [0, 1], resized and cropped. Outputs, all float32:
     `score` (B,), `probability` (B,), `entropy` (B,) in nats, `patch_scores` (B, N),
-    `anomaly_map` (B, H, W), `p_value` (B,). Probability and entropy are NaN without a calibration,
-    p-values without held-out scores. The scalars `calibration_slope` and `calibration_intercept`
-    and the scores `conformal_scores` (n,) are initialisers that a caller may override, the latter
-    by any number of scores; if the calibrator takes the raw score for the probability, the scalars
-    are NaN. The bank is compared in chunks, and the foreground mask is computed in the graph, not
-    stored.
+    `anomaly_map` (B, H, W), `p_value` (B,), and with a pixel calibrator `probability_map`
+    (B, H, W). Probability and entropy are NaN without a calibration, p-values without held-out
+    scores. The numbers of the calibration are initialisers that a caller may override, see
+    `robustad.export.calibration`: the scalars `calibration_slope` and `calibration_intercept` of
+    Platt's curve (a temperature T is the slope 1 / T), which are NaN where another curve applies;
+    `calibration_a` and so on of beta calibration; the arrays `calibration_knots`,
+    `calibration_for` and `calibration_against` of isotonic calibration. So are the scores
+    `conformal_scores` (n,), by any number of scores. The bank is compared in chunks, and the
+    foreground mask is computed in the graph, not stored.
 
     Call `verify` on the file before using it.
     """
+    from robustad.export.custom_ops import custom_ops_in
     from robustad.export.metadata import InputContract, describe
     from robustad.export.trace import trace
 
@@ -96,7 +105,11 @@ def export_onnx(
         dynamic_size = False
     with _replaced(path) as aside:
         metadata = describe(detector, size, evaluation=evaluation)
-        model, dynamic = trace(detector, size, dynamic=dynamic_size, opset=opset)
+        model, dynamic = trace(
+            detector, size, dynamic=dynamic_size, opset=opset, custom_ops=custom_ops
+        )
+        if custom_ops:
+            metadata.custom_ops = custom_ops_in(model)
         if dynamic:
             metadata.input = InputContract(height=None, width=None)
         model.metadata_props[KEY] = metadata.model_dump_json()

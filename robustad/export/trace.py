@@ -9,27 +9,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from onnxscript import ir
 from torch import Tensor, nn
 
 from robustad.detectors import Detector
 from robustad.errors import InputError
+from robustad.export.calibration import ISOTONIC
+from robustad.export.custom_ops import use_custom_ops
 from robustad.export.graph import DetectorGraph
 from robustad.export.translations import translation_table
 from robustad.geometry import Geometry
-from robustad.runtime._metadata import CALIBRATION, CONFORMAL, INPUT, OUTPUTS
+from robustad.runtime._metadata import CONFORMAL, INPUT, OPTIONAL_OUTPUTS, OUTPUTS
 
 # Units (of `multiple` pixels) an edge may have. Tracing treats sizes 0 and 1 as special.
 MIN_UNITS, MAX_UNITS = 2, 4096
+MIN_KNOTS = 2
 # Size of the traced image where the size is dynamic: unequal edges, and no size that a backbone
 # was trained at, so that nothing is taken for a constant.
 TRACED_UNITS = (5, 7)
 
 
 def trace(
-    detector: Detector, size: tuple[int, int], *, dynamic: bool | None, opset: int
+    detector: Detector,
+    size: tuple[int, int],
+    *,
+    dynamic: bool | None,
+    opset: int,
+    custom_ops: bool = False,
 ) -> tuple[ir.Model, bool]:
     """Trace a detector into an ONNX model.
 
@@ -43,12 +50,13 @@ def trace(
         Whether height and width stay free; None leaves them free where tracing allows it.
     opset : int
         Version of ONNX's operators.
+    custom_ops : bool, default False
+        Use robustad's own operators where there are any.
 
     Returns
     -------
     model : onnx_ir.Model
-        Its inputs `calibration_slope`, `calibration_intercept` and `conformal_scores` have
-        defaults.
+        The inputs of its calibration and of its held-out scores have defaults.
     dynamic : bool
         Whether height and width stayed free.
 
@@ -66,9 +74,11 @@ def trace(
             raise InputError(f"detector: expected float32 to export, but {name} is {tensor.dtype}")
     with torch.no_grad(), evaluation_mode(detector), plain_attention(detector), no_collection():
         graph = DetectorGraph(detector).eval()
+        if custom_ops:
+            use_custom_ops(graph)
         if dynamic is not False:
             try:
-                return _trace(graph, _free_size(detector.geometry), opset), True
+                return _trace(graph, _free_size(detector.geometry), opset, custom_ops), True
             except Exception as error:  # whatever a backbone does to a symbolic size
                 if dynamic:
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -76,7 +86,7 @@ def trace(
                         "dynamic_size: this detector cannot be traced with a free height and "
                         f"width ({reason}); export with dynamic_size=False"
                     ) from error
-        return _trace(graph, _Size(*size, axes={}), opset), False
+        return _trace(graph, _Size(*size, axes={}), opset, custom_ops), False
 
 
 @dataclass(frozen=True)
@@ -101,13 +111,18 @@ def _free_size(geometry: Geometry) -> _Size:
     return _Size(height, width, axes, usual)
 
 
-def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
+def _trace(graph: DetectorGraph, size: _Size, opset: int, custom_ops: bool) -> ir.Model:
     axes = {0: torch.export.Dim("batch", min=1), **size.axes}
     generator = torch.Generator().manual_seed(0)
     example = torch.rand(2, 3, size.height, size.width, generator=generator)
-    arguments = (example, torch.tensor(1.0), torch.tensor(0.0), torch.zeros(3))
-    shapes = (axes, None, None, {0: torch.export.Dim("normals", min=1)})
-    exported = torch.export.export(graph, arguments, dynamic_shapes=shapes, strict=False)
+    numbers = {name: torch.from_numpy(value) for name, value in graph.defaults.items()}
+    numbers[CONFORMAL] = torch.zeros(3)  # tracing treats a size of 1 as special
+    arguments = (example, *numbers.values())
+    # Another isotonic curve may have another number of knots, another line other normal images.
+    free = dict.fromkeys(ISOTONIC, torch.export.Dim("knots", min=MIN_KNOTS))
+    free[CONFORMAL] = torch.export.Dim("normals", min=1)
+    lengths = tuple({0: free[name]} if name in free else None for name in numbers)
+    exported = torch.export.export(graph, arguments, dynamic_shapes=(axes, lengths), strict=False)
     if size.axes:
         _check_free(exported, arguments, size.usual)
     program = torch.onnx.export(
@@ -115,29 +130,23 @@ def _trace(graph: DetectorGraph, size: _Size, opset: int) -> ir.Model:
         dynamo=True,
         verbose=False,
         opset_version=opset,
-        input_names=[INPUT, *CALIBRATION, CONFORMAL],
-        output_names=list(OUTPUTS),
-        dynamic_shapes=shapes,
-        custom_translation_table=translation_table(),
+        input_names=[INPUT, *numbers],
+        output_names=[*OUTPUTS, *(OPTIONAL_OUTPUTS if graph.has_pixels else ())],
+        dynamic_shapes=(axes, *lengths),  # here one an input
+        custom_translation_table=translation_table(custom_ops=custom_ops),
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model
     _forget_sources(model)
-    defaults: dict[str, Any] = dict(zip(CALIBRATION, (graph.slope, graph.intercept), strict=True))
-    defaults[CONFORMAL] = graph.held_out
     for value in model.graph.inputs:
-        if value.name in defaults:
+        if value.name in graph.defaults:
             # An initialiser that is an input as well is a default, which callers may override.
-            value.const_value = ir.tensor(
-                np.array(defaults[value.name], np.float32), name=value.name
-            )
+            value.const_value = ir.tensor(graph.defaults[value.name], name=value.name)
             model.graph.register_initializer(value)
         elif value.shape is not None:
-            free = ("height", "width")
-            value.shape = ir.Shape(
-                ["batch", 3, *(free if size.axes else (size.height, size.width))]
-            )
+            edges = ("height", "width") if size.axes else (size.height, size.width)
+            value.shape = ir.Shape(["batch", 3, *edges])
     return model
 
 

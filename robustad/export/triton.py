@@ -14,6 +14,7 @@ import numpy as np
 
 from robustad.errors import InputError
 from robustad.runtime import _metadata
+from robustad.runtime._custom_ops import DOMAIN
 from robustad.runtime._session import check_file
 from robustad.runtime.golden import read_golden
 from robustad.runtime.integrity import check_integrity
@@ -43,6 +44,7 @@ def write_triton(
     kind: Kind = "auto",
     gpus: Sequence[int] | None = None,
     threads: int | None = None,
+    custom_ops_library: str | Path | None = None,
 ) -> Path:
     """Put an exported file into a Triton model repository, ready for `tritonserver`.
 
@@ -69,6 +71,9 @@ def write_triton(
         Which of them; by default all.
     threads : int, optional
         Of onnxruntime inside an operation, for the CPU.
+    custom_ops_library : str or Path, optional
+        Absolute path that a copy of `robustad.runtime.custom_ops_library()` has on the server, for
+        a file that was exported with `custom_ops`.
 
     Returns
     -------
@@ -112,6 +117,7 @@ def write_triton(
     model = onnx.load(str(path), load_external_data=False)
     properties = {entry.key: entry.value for entry in model.metadata_props}
     metadata = _metadata.parse(properties, str(path))
+    operations = _operations(model, custom_ops_library)
     defaults = {initializer.name for initializer in model.graph.initializer}
     inputs = [_tensor(value) for value in model.graph.input if value.name not in defaults]
     outputs = [_tensor(value) for value in model.graph.output]
@@ -129,6 +135,7 @@ def write_triton(
             "version_policy": {"latest": {"num_versions": 1}},
             "model_warmup": [_warmup(inputs[0], golden, size) for size in sorted({1, max_batch})],
             "parameters": _parameters(metadata, threads),
+            **operations,
         }
     )
     folder = repository / name
@@ -147,6 +154,19 @@ class Enum(str):
     """A word that is written without quotes."""
 
     __slots__ = ()
+
+
+def _operations(model: onnx.ModelProto, library: str | Path | None) -> dict[str, Any]:
+    """Where Triton finds the operators that a file needs beside onnxruntime's."""
+    needed = any(entry.domain == DOMAIN for entry in model.opset_import)
+    if needed and (library is None or not Path(library).is_absolute()):
+        raise InputError(
+            "custom_ops_library: the file uses robustad's operators; expected the absolute path "
+            f"that their library has on the server, got {library}"
+        )
+    if library is not None and not needed:
+        raise InputError(f"custom_ops_library: the file uses none of it, got {library}")
+    return {"model_operations": {"op_library_filename": [str(library)]}} if needed else {}
 
 
 def _tensor(value: onnx.ValueInfoProto) -> tuple[str, str, list[int]]:

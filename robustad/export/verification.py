@@ -13,11 +13,12 @@ import torch
 
 from robustad.detectors import Detector
 from robustad.errors import InputError, RobustadError, VerificationError
-from robustad.export.graph import calibration_constants
+from robustad.export.calibration import steepness
 from robustad.export.metadata import describe
 from robustad.export.trace import evaluation_mode
 from robustad.geometry import resize_bicubic
 from robustad.runtime import OnnxDetector, load
+from robustad.runtime._metadata import OPTIONAL_OUTPUTS
 from robustad.runtime.batches import batches, stack
 from robustad.verdict import binary_entropy
 
@@ -36,12 +37,11 @@ DESCRIBED = (
     "top_fraction",
     "map_sigma",
     "calibration",
+    "pixel_calibration",
     "policy",
     "conformal",
     "pixel_threshold",
 )
-# The steepest slope of a sigmoid, and about that of the entropy of one, is a quarter.
-STEEPEST = 0.25
 # Of float32 arithmetic on counts.
 P_VALUE_TOLERANCE = 1e-6
 GENERATED = 3
@@ -149,8 +149,8 @@ def verify(
         Compared for every image size that occurs.
     score_tolerance : float, default 1e-5
         Largest difference in score: absolute, or relative to the largest score where that exceeds
-        1, as logits do. Probability and entropy may differ by a quarter of the calibration's slope
-        times this, if that is more.
+        1, as logits do. Probability and entropy may differ by this times the steepest rise of the
+        calibration's curve, if that is more.
     map_tolerance : float, default 1e-4
         The same for patch scores and anomaly map.
     providers : sequence of str, optional
@@ -179,37 +179,45 @@ def verify(
         if not value >= 0:
             raise InputError(f"{name}: expected >= 0, got {value}")
     file = load(path, providers=["cpu"] if providers is None else providers, threads=threads)
-    differences, largest = dict.fromkeys(file.outputs, 0.0), dict.fromkeys(file.outputs, 1.0)
+    names = [
+        name
+        for name in file.outputs
+        if name not in OPTIONAL_OUTPUTS or detector.pixel_calibrator is not None
+    ]
+    differences, largest = dict.fromkeys(names, 0.0), dict.fromkeys(names, 1.0)
     flips, shapes = 0, []
     with torch.no_grad(), evaluation_mode(detector):
         mismatches = _mismatches(detector, file, map_tolerance)
         for x in _inputs(detector, file, images, sizes):
             shapes.append((x.shape[0], x.shape[2], x.shape[3]))
-            expected, found = _expected(detector, x), file.run(x)
+            expected, found = _expected(detector, x), file.run(x, names)
             if "p_value" in found:
                 reach = score_tolerance * max(1.0, _largest(expected["score"]))
                 expected["p_value"] = _nearest_p_value(
                     detector, expected["score"], found["p_value"], reach
                 )
-            for name in file.outputs:
+            for name in names:
                 worst = _difference(expected[name], found[name])
                 differences[name] = max(differences[name], worst)
                 largest[name] = max(largest[name], _largest(expected[name]))
             flips += _flips(expected["patch_scores"], found["patch_scores"], map_tolerance)
-    slope = calibration_constants(detector)[0]
-    steepness = float(np.nan_to_num(abs(slope))) * STEEPEST
-    propagated = score_tolerance * largest["score"] * max(1.0, steepness)
+    propagated = score_tolerance * largest["score"] * max(1.0, steepness(detector))
+    tolerances = {
+        "score": score_tolerance * largest["score"],
+        "probability": propagated,
+        "entropy": propagated,
+        "patch_scores": map_tolerance * largest["patch_scores"],
+        "anomaly_map": map_tolerance * largest["anomaly_map"],
+    }
+    if "p_value" in names:
+        tolerances["p_value"] = P_VALUE_TOLERANCE
+    if "probability_map" in names:
+        rise = abs(detector.pixel_calibrator.slope) / 4.0 if detector.pixel_calibrator else 0.0
+        tolerances["probability_map"] = tolerances["anomaly_map"] * max(1.0, rise)
     return Verification(
         path=str(path),
         differences=differences,
-        tolerances={
-            "score": score_tolerance * largest["score"],
-            "probability": propagated,
-            "entropy": propagated,
-            "patch_scores": map_tolerance * largest["patch_scores"],
-            "anomaly_map": map_tolerance * largest["anomaly_map"],
-            **({"p_value": P_VALUE_TOLERANCE} if "p_value" in file.outputs else {}),
-        },
+        tolerances=tolerances,
         mismatches=mismatches,
         mask_flips=flips,
         images=sum(batch for batch, _, _ in shapes),
@@ -246,12 +254,14 @@ def _expected(detector: Detector, x: FloatArray) -> dict[str, npt.NDArray[Any]]:
     patch_scores = detector.patch_scores(torch.from_numpy(x).to(detector.device))
     score = detector.aggregate(patch_scores).cpu().numpy()
     probability = detector.probability(score)
+    anomaly_map = detector.anomaly_map(patch_scores, (x.shape[2], x.shape[3]))
     return {
         "score": score,
         "probability": probability,
         "entropy": binary_entropy(probability),
         "patch_scores": patch_scores.cpu().numpy(),
-        "anomaly_map": detector.anomaly_map(patch_scores, (x.shape[2], x.shape[3])).cpu().numpy(),
+        "anomaly_map": anomaly_map.cpu().numpy(),
+        "probability_map": detector.probability_map(anomaly_map).cpu().numpy(),
     }
 
 

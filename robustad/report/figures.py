@@ -228,6 +228,14 @@ def _reliability(probability: FloatArray, evaluation: Evaluation, key: str, axis
             linewidth=4.0,
             alpha=0.35,
         )
+        # Few images make an unsure dot: Wilson's interval of the share.
+        upper.vlines(
+            curve.mean_predicted[filled],
+            curve.low[filled],
+            curve.high[filled],
+            color=COLOURS["muted"],
+            linewidth=1.1,
+        )
         upper.plot(
             curve.mean_predicted[filled],
             curve.fraction_positive[filled],

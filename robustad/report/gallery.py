@@ -168,10 +168,15 @@ def _state(score: float, evaluation: Evaluation) -> State:
         return State(number(score), None, "")
     calibrator = calibrator_from_dict(report.calibrator)
     probability = calibrator.predict_proba([score])
-    # The result keeps the score at which the verdict changes, not the probability. A score far
-    # outside the others rounds to probability 0 or 1, which no policy takes.
-    [threshold] = calibrator.predict_proba([report.score_threshold]).clip(1e-12, 1 - 1e-12)
-    policy = Policy(threshold=float(threshold), entropy_threshold=report.entropy_threshold)
+    threshold = report.threshold
+    if threshold is None and report.score_threshold is not None:
+        # Older results keep the score at which the verdict changes alone. A score far outside the
+        # others rounds to probability 0 or 1, which no policy takes.
+        [threshold] = calibrator.predict_proba([report.score_threshold]).clip(1e-12, 1 - 1e-12)
+    policy = Policy(
+        threshold=0.5 if threshold is None else float(threshold),
+        entropy_threshold=report.entropy_threshold,
+    )
     [verdict] = policy.decide(probability)
     return State(number(score), f"{100 * probability[0]:.0f}%", WORDS[verdict])
 

@@ -15,6 +15,7 @@ from robustad.evaluation import Evaluation, Example
 from robustad.evaluation.result import CLEAN, WORST
 from robustad.report import figures
 from robustad.report.certificate import certificate_section
+from robustad.report.coverage import risk_figure, risk_rows
 from robustad.report.curves import eps_figure, steps_figure
 from robustad.report.gallery import Card, amplification, cards, colour_stops
 from robustad.report.headline import findings, overview, verdict
@@ -70,6 +71,8 @@ class Section:
     entropies: list[tuple[str, str, str, str]]
     flags: Flags | None
     promise: Promise | None
+    risk: str | None
+    risks: list[tuple[str, str, str, str]]
     curves: list[tuple[str, str]]
     costs: list[tuple[str, str, str, str]]
     cards: list[Card]
@@ -208,6 +211,8 @@ def _section(
         ],
         flags=flags(evaluation, key),
         promise=promise(evaluation, key),
+        risk=risk_figure(evaluation, key),
+        risks=risk_rows(evaluation),
         curves=[
             (title, drawn)
             for title, drawn in (
@@ -298,7 +303,8 @@ def _settings(evaluation: Evaluation) -> list[tuple[str, str]]:
     else:
         fitted = count(len(report.names), "image") if report.names else "came fitted"
         rows.append(("calibration", f"{report.calibrator.get('method', '?')}, {fitted}"))
-        rows.append(("score threshold", f"{report.score_threshold:.4g}"))
+        limit = report.score_threshold
+        rows.append(("score threshold", "none" if limit is None else f"{limit:.4g}"))
         if report.entropy_threshold is not None:
             rows.append(("entropy flag", f"{report.entropy_threshold:.4g} nats"))
     if evaluation.conformal is not None:

@@ -138,7 +138,7 @@ def run_fewshot(
     for root, category in store.chosen_categories(study.dataset, roots, only):
         data = load(study.dataset, root, category)
         identity = content_hash(data)
-        for k, seed in _runs(study):
+        for k, seed in runs_of(study):
             name = f"{data.category} {k}-shot seed {seed}"
             path = out / data.category / f"shots-{k}_seed-{seed}.json"
             fingerprint = _fingerprint(study, identity)
@@ -165,10 +165,25 @@ def run_fewshot(
     return outcome
 
 
-def _runs(study: Study) -> Iterator[tuple[Shots, int]]:
+def runs_of(study: Study) -> Iterator[tuple[Shots, int]]:
+    """Numbers of shots and seeds to run; all training images leave nothing to draw."""
     for k in study.shots:
         for seed in range(1 if k == "full" else study.seeds):
             yield k, seed
+
+
+def detector_for(study: Study, references: Dataset, k: Shots, backbone: Backbone) -> AnomalyDINO:
+    """Build a study's detector for k shots of a category; not yet fitted."""
+    options = {} if study.mask is None else {"mask": study.mask}
+    return AnomalyDINO.for_category(
+        references.category,
+        dataset=study.dataset,
+        preprocessing=study.preprocessing,
+        backbone=backbone,
+        image_size=study.image_size,
+        coreset=study.full_coreset if k == "full" else None,
+        **options,
+    )
 
 
 def _run(
@@ -183,16 +198,7 @@ def _run(
     import time
 
     start = time.perf_counter()
-    options = {} if study.mask is None else {"mask": study.mask}
-    detector = AnomalyDINO.for_category(
-        references.category,
-        dataset=study.dataset,
-        preprocessing=study.preprocessing,
-        backbone=backbone,
-        image_size=study.image_size,
-        coreset=study.full_coreset if k == "full" else None,
-        **options,
-    )
+    detector = detector_for(study, references, k, backbone)
     detector.fit([sample.image for sample in references.train], progress=progress)
     held_out, samples = split
     evaluation = evaluate(

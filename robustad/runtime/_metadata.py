@@ -8,6 +8,7 @@ from robustad.conformal.risk import RiskThreshold
 from robustad.conformal.scores import ConformalScores
 from robustad.errors import InputError, StateError
 from robustad.geometry import Geometry
+from robustad.probability import check_state
 from robustad.verdict import Policy
 
 # The key under which the document lies in the file's metadata, and its version.
@@ -20,6 +21,7 @@ CONFORMAL = "conformal_scores"
 # Files of older versions lack what comes after the map.
 OLD_OUTPUTS = ("score", "probability", "entropy", "patch_scores", "anomaly_map")
 OUTPUTS = (*OLD_OUTPUTS, "p_value")
+OPTIONAL_OUTPUTS = ("probability_map",)  # of files with a pixel calibration
 
 
 def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
@@ -62,6 +64,10 @@ def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
         policy(document)
         conformal(document)
         pixel_threshold(document)
+        if document["calibration"] is not None:
+            check_state(document["calibration"])
+        if document.get("pixel_calibration") is not None:
+            check_state({**document["pixel_calibration"], "method": "platt"}, "pixel_calibration")
         contract, patch_size = document["input"], document["patch_size"]
         for edge in ("height", "width"):
             if contract[edge] is not None and not isinstance(contract[edge], int):

@@ -7,6 +7,7 @@ from typing import Any
 
 from robustad._imports import require
 from robustad.errors import InputError, MissingDependencyError, StateError
+from robustad.runtime._custom_ops import register
 from robustad.runtime._header import read_header
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -37,7 +38,8 @@ def open_session(
     path = check_file(path)
     if threads is not None and threads < 1:
         raise InputError(f"threads: expected >= 1, got {threads}")
-    opset = read_header(path).opsets.get("", 0)
+    opsets = read_header(path).opsets
+    opset = opsets.get("", 0)
     if opset < OLDEST_OPSET:
         raise StateError(
             f"{path}: written in ONNX operator set {opset}, expected {OLDEST_OPSET} or newer: not "
@@ -53,6 +55,7 @@ def open_session(
         options.intra_op_num_threads = threads
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    register(options, opsets, path)
     chosen = [(name, {**OPTIONS.get(name, {}), **extra.get(name, {})}) for name in wanted]
     try:
         session = ort.InferenceSession(str(path), options, providers=chosen)

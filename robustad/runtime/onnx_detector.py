@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from robustad.conformal.scores import ConformalScores, evidence
 from robustad.errors import InputError, StateError, VerificationError
 from robustad.prediction import Prediction
+from robustad.probability import check_state, interval_of, linear, probability_of
 from robustad.runtime import _metadata
 from robustad.runtime._binding import Binding
 from robustad.runtime._session import check_file, device_of, open_session
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
     from robustad.images import Images
 
 FloatArray = npt.NDArray[np.float32]
+FROM_SCORE = ("probability", "entropy")
+# Slope and intercept, a calibrator's saved state, or anything that gives one by `to_dict`.
+Calibration: TypeAlias = "tuple[float, float] | Mapping[str, Any] | HasState"
+
+
+class HasState(Protocol):
+    """A calibrator, as far as the runtime needs one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """With `method` and its parameters."""
+        ...
 
 
 def load(
@@ -35,7 +47,7 @@ def load(
     spinning: bool = True,
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
     io_binding: bool | None = None,
-    calibration: tuple[float, float] | None = None,
+    calibration: Calibration | None = None,
     conformal: ConformalScores | None = None,
     policy: Policy | None = None,
     integrity: Integrity = "auto",
@@ -60,9 +72,10 @@ def load(
         onnxruntime's options by provider, for instance `{"cuda": {"device_id": "1"}}`.
     io_binding : bool, optional
         Keep inputs and outputs in buffers on the device; by default where CUDA runs.
-    calibration : (float, float), optional
-        Slope and intercept to use in place of the file's own:
-        probability = sigmoid(slope * score + intercept).
+    calibration : (float, float), mapping or calibrator, optional
+        To use in place of the file's own: slope and intercept, for probability =
+        sigmoid(slope * score + intercept); what a calibrator's `to_dict` gave, of any method,
+        whatever the file was exported with; or such a calibrator.
     conformal : ConformalScores, optional
         Held-out scores to use in place of the file's own, for instance of images taken on this
         line. The policy stays: `conformal.policy(detector.policy, fpr=...)` gives one that fits.
@@ -147,28 +160,50 @@ class OnnxDetector:
         bound = device[0] != "cpu" if io_binding is None else io_binding
         self._binding = Binding(session, *device) if bound else None
         self._name = name
-        self._calibration: tuple[float, float] | None = None
+        self._calibration: dict[str, Any] | None = None
+        self.outputs = tuple(
+            name for name in (*_metadata.OUTPUTS, *_metadata.OPTIONAL_OUTPUTS) if name in outputs
+        )
         self.metadata = metadata
         self.geometry = _metadata.geometry(metadata)
-        self.outputs = tuple(name for name in _metadata.OUTPUTS if name in outputs)
         self.pixel_threshold = _metadata.pixel_threshold(metadata)
         self.policy = _metadata.policy(metadata)
         self._conformal = _metadata.conformal(metadata)
         self._replaced = False
 
     @property
-    def calibration(self) -> tuple[float, float] | None:
-        """Slope and intercept that override the file's own; None uses the file's."""
+    def calibration(self) -> dict[str, Any] | None:
+        """What overrides the file's own calibration, as a calibrator's state; None for nothing.
+
+        Can be set to whatever `load` takes.
+
+        Raises
+        ------
+        InputError
+            If a pair set is not two finite numbers.
+        StateError
+            If a state set is not that of a calibrator.
+        """
         return self._calibration
 
     @calibration.setter
-    def calibration(self, value: tuple[float, float] | None) -> None:
-        if value is not None:
-            pair = np.asarray(value, np.float32)
+    def calibration(self, value: Calibration | None) -> None:
+        if value is None or isinstance(value, Mapping):
+            self._calibration = None if value is None else check_state(value)
+        elif (state := getattr(value, "to_dict", None)) is not None:
+            self._calibration = check_state(state())
+        else:
+            try:
+                pair = np.asarray(value, np.float64)
+            except (TypeError, ValueError):
+                pair = np.empty(0)
             if pair.shape != (2,) or not np.isfinite(pair).all():
-                raise InputError(f"calibration: expected two finite numbers, got {value!r}")
-            value = (float(value[0]), float(value[1]))
-        self._calibration = value
+                raise InputError(
+                    "calibration: expected two finite numbers, a calibrator or its state, got "
+                    f"{value!r}"
+                )
+            slope, intercept = pair.tolist()
+            self._calibration = {"method": "platt", "slope": slope, "intercept": intercept}
 
     @property
     def conformal(self) -> ConformalScores | None:
@@ -205,14 +240,17 @@ class OnnxDetector:
         x : array, (B, 3, H, W), float32 in [0, 1]
             RGB, resized and cropped as by `geometry`.
         outputs : sequence of str, optional
-            Those wanted, by default all: onnxruntime leaves out what only the others need.
+            Those wanted, by default all but the map of probabilities: onnxruntime leaves out what
+            only the others need.
 
         Returns
         -------
         dict of array, float32
             `score` (B,), `probability` (B,) and `entropy` (B,) (NaN if not calibrated),
+            `score` (B,), `probability` (B,) and `entropy` (B,) (NaN if not calibrated),
             `patch_scores` (B, N), `anomaly_map` (B, H, W) and, unless an older version wrote the
-            file, `p_value` (B,) (NaN without held-out scores).
+            file, `p_value` (B,) (NaN without held-out scores); `probability_map` (B, H, W) if
+            the file has a pixel calibration and it is asked for.
 
         Raises
         ------
@@ -220,19 +258,28 @@ class OnnxDetector:
             If shape, type or range of `x` does not fit the file, or an output is unknown.
         """
         self._check(x)
-        names = list(self.outputs if outputs is None else outputs)
-        if not names or not set(names) <= set(self.outputs):
-            raise InputError(f"outputs: expected some of {', '.join(self.outputs)}, got {names}")
+        own = self._calibration
+        if outputs is None:
+            outputs = [name for name in self.outputs if name not in _metadata.OPTIONAL_OUTPUTS]
+        if not outputs or not set(outputs) <= set(self.outputs):
+            raise InputError(
+                f"outputs: expected some of {', '.join(self.outputs)}, got {list(outputs)}"
+            )
         feeds = {_metadata.INPUT: np.ascontiguousarray(x)}
-        if self._calibration is not None:
-            values = (np.array(value, np.float32) for value in self._calibration)
-            feeds |= dict(zip(_metadata.CALIBRATION, values, strict=True))
         if self._replaced and "p_value" in self.outputs:
             held_out = None if self._conformal is None else self._conformal.normal
             nothing = np.array([np.nan], np.float32)
             feeds[_metadata.CONFORMAL] = nothing if held_out is None else held_out
+        made = () if own is None else tuple(n for n in FROM_SCORE if n in outputs)
+        # The graph's curve has a fixed form; another one is computed here, from the score.
+        asked = list(dict.fromkeys("score" if name in made else name for name in outputs))
         runner = self._session if self._binding is None else self._binding
-        return dict(zip(names, runner.run(names, feeds), strict=True))
+        found = dict(zip(asked, runner.run(asked, feeds), strict=True))
+        if own is not None and made:
+            probability = probability_of(own, found["score"])
+            found["probability"] = probability.astype(np.float32)
+            found["entropy"] = binary_entropy(probability).astype(np.float32)
+        return {name: found[name] for name in outputs}
 
     def patch_scores(self, x: FloatArray) -> FloatArray:
         """Patch scores (B, N) of prepared images (B, 3, H, W); see `run`."""
@@ -291,6 +338,7 @@ class OnnxDetector:
         score = np.concatenate(scores)
         # p-values and entropies in float64, as the policy judges them, not the graph's float32 ones
         known = evidence(score, np.concatenate(probabilities).astype(np.float64), self.conformal)
+        pixel, used = self.metadata.get("pixel_calibration"), self._used_calibration()
         return Prediction(
             names=names,
             score=score,
@@ -301,7 +349,15 @@ class OnnxDetector:
             patch_scores=grids,
             anomaly_map=maps,
             pixel_threshold=None if self.pixel_threshold is None else self.pixel_threshold.value,
+            # of the restored map, as the detector does it
+            probability_map=None if pixel is None else [_pixels(pixel, one) for one in maps],
+            probability_interval=None if used is None else interval_of(used, score),
         )
+
+    def _used_calibration(self) -> dict[str, Any] | None:
+        """State of the calibration in use, the override before the file's."""
+        stored: dict[str, Any] | None = self.metadata["calibration"]
+        return stored if self._calibration is None else self._calibration
 
     def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> float:
         """Run the golden input in batches of these sizes: the first run is the slow one.
@@ -384,3 +440,9 @@ class OnnxDetector:
         low, high = float(x.min()), float(x.max())
         if not (low >= 0.0 and high <= 1.0):  # also refuses NaN
             raise InputError(f"x: expected values in [0, 1], got {low:g}..{high:g}")
+
+
+def _pixels(state: Mapping[str, Any], anomaly_map: FloatArray) -> FloatArray:
+    values = np.asarray(anomaly_map, np.float64)
+    made = linear(values, slope=state["slope"], intercept=state["intercept"])
+    return made.astype(np.float32)

@@ -37,6 +37,11 @@ def test_held_out_normals_alone_give_verdicts(detector):
     assert again.conformal == ConformalScores(held_out)
 
 
+def test_fitted_images_among_those_held_out_are_noticed(detector):
+    with pytest.warns(UserWarning, match=r"normals: 2 of 28 images score 0 \(image 0, image 1\)"):
+        conformal.fit(detector, NORMAL[2:], fpr=0.1)
+
+
 def test_every_rate_reaches_the_policy(detector):
     conformal.fit(
         detector, NORMAL[4:], anomalies=DEFECT, fpr=0.1, defer=0.3, suspicion=0.05, fnr=0.2

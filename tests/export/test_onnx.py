@@ -177,7 +177,7 @@ def test_file_is_valid_onnx_and_describes_itself(masked):
     assert (metadata.input.height, metadata.input.width) == (None, None)
     assert (metadata.geometry.size, metadata.geometry.multiple) == (64, 8)
     assert metadata.patch_size == 8
-    assert metadata.calibration == detector.calibrator.to_dict()
+    assert metadata.calibration.model_dump() == detector.calibrator.to_dict()
     assert metadata.policy.model_dump(exclude_none=True) == detector.policy.to_dict()
     assert metadata.conformal is not None
     assert metadata.conformal.model_dump() == detector.conformal.to_dict()
@@ -194,7 +194,7 @@ def test_weights_and_fixed_size_are_described(resnet, contrast):
     assert len(document["backbone"]["weights_sha256"]) == 64
     assert document["calibration"] == {"method": "raw"}
     assert document["evaluation"] == {"attacks": []}
-    assert document["schema_version"] == 1  # nothing in it that an older runtime would miss
+    assert document["schema_version"] == 2
     assert document["conformal"] is None
     other = json.loads(session_of(contrast.path).get_modelmeta().custom_metadata_map["robustad"])
     assert other["backbone"] is None
@@ -337,14 +337,14 @@ def test_detectors_that_cannot_be_exported(tmp_path, contrast_class):
     with pytest.raises(NotFittedError, match="Platt"):
         export_onnx(detector, path)
 
-    class Isotonic:
-        method = "isotonic"
+    class Spline:
+        method = "spline"
 
         def to_dict(self):
-            return {"method": "isotonic"}
+            return {"method": "spline"}
 
-    detector.calibrator = Isotonic()
-    with pytest.raises(InputError, match="expected platt, raw or none to export, got 'isotonic'"):
+    detector.calibrator = Spline()
+    with pytest.raises(InputError, match=r"one of beta, .* or none to export, got 'spline'"):
         export_onnx(detector, path)
     with pytest.raises(InputError, match=r"expected float32.* offset is torch\.float64"):
         export_onnx(contrast_class().double(), path)
@@ -363,7 +363,7 @@ def test_a_slope_beyond_float32(tmp_path, contrast_class):
             "prevalence": 0.5,
         }
     )
-    with pytest.raises(InputError, match="do not fit float32"):
+    with pytest.raises(InputError, match=r"calibration_slope 1e\+39 does not fit float32"):
         export_onnx(detector, tmp_path / "model.onnx")
 
 

@@ -32,6 +32,7 @@ SCHEMA = {
         },
     },
     "parameters": {"key": str, "value": {"string_value": str}},
+    "model_operations": {"op_library_filename": [str]},
 }
 ONCE = {"name", "backend", "max_batch_size", "dynamic_batching", "version_policy"}
 TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z_][A-Za-z_0-9]*|-?[0-9.]+|[{}\[\]:,]|$)')
@@ -179,6 +180,22 @@ def test_where_instances_run(masked, tmp_path):
     assert group(kind="cpu", instances=3) == {"count": [3], "kind": ["KIND_CPU"]}
     assert group(kind="gpu") == {"count": [1], "kind": ["KIND_GPU"]}
     assert group(gpus=[0, 2]) == {"count": [1], "kind": ["KIND_GPU"], "gpus": [[0, 2]]}
+
+
+def test_operators_of_our_own(masked, tampered, tmp_path):
+    def use_them(model):
+        model.opset_import.append(onnx.helper.make_opsetid("robustad", 1))
+
+    path = tampered(masked.path, use_them)
+    library = "/opt/robustad/_ort_ops.so"
+    config = config_of(write_triton(path, tmp_path, custom_ops_library=library))
+    assert config["model_operations"] == [{"op_library_filename": [[f'"{library}"']]}]
+    for wrong in (None, "_ort_ops.so"):
+        with pytest.raises(InputError, match=f"expected the absolute path .* server, got {wrong}"):
+            write_triton(path, tmp_path, custom_ops_library=wrong)
+    with pytest.raises(InputError, match=r"the file uses none of it, got /opt/robustad"):
+        write_triton(masked.path, tmp_path, custom_ops_library=library)
+    assert "model_operations" not in config_of(write_triton(masked.path, tmp_path))
 
 
 @pytest.mark.parametrize(

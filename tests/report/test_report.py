@@ -137,7 +137,7 @@ def test_shows_every_part(tmp_path, evaluation, examples) -> None:
         notes=["First note.", "Second note."],
         verification={"passed": True, "differences": {"score": 3.1e-6}, "images": 16},
     )
-    assert len([a for a in parsed.find("svg") if a.get("class") == "plot"]) == 5
+    assert len([a for a in parsed.find("svg") if a.get("class") == "plot"]) == 6
     assert len(parsed.find("img")) == 5 * len(examples)
     words = " ".join(parsed.words)
     for expected in (

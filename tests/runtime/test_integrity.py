@@ -173,6 +173,6 @@ def test_what_the_runtime_loads():
     ours = {name.split(".")[1] for name in loaded if name.count(".") and name[:8] == "robustad"}
     assert ours <= {
         *("runtime", "errors", "images", "geometry", "verdict", "prediction"),
-        *("conformal", "metrics"),
+        *("conformal", "metrics", "probability"),
         *("_files", "_imports", "_batching"),
     }

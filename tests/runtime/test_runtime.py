@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from robustad import runtime
+from robustad.calibration import Platt, with_bootstrap_band
 from robustad.conformal import ConformalScores
 from robustad.errors import InputError, MissingDependencyError, StateError, VerificationError
-from robustad.verdict import Evidence, Policy, Verdict
+from robustad.probability import probability_of
+from robustad.verdict import Evidence, Policy, Verdict, binary_entropy
 
 SIZES = [(60, 80), (60, 80), (48, 48), (100, 70), (60, 80), (31, 50)]
 
@@ -437,3 +439,77 @@ print(json.dumps(model.predict(sys.argv[2]).to_records()))
     [record] = json.loads(run_python(code, exported.path, path))
     [expected] = model.predict(path).to_records()
     assert record == pytest.approx(expected)
+
+
+STATES = {
+    "platt": {"slope": 5.0, "intercept": -2.0},
+    "temperature": {"temperature": 0.2, "shift": -1.0},
+    "beta": {"a": 2.0, "b": 1.0, "c": 1.0, "low": -1.0, "high": 3.0},
+    "isotonic": {"knots": [0.0, 0.2, 0.5, 2.0], "values": [0.0, 0.1, 0.7, 1.0], "shift": 0.0},
+    "raw": {},
+}
+
+
+@pytest.mark.parametrize("method", STATES)
+def test_any_calibration_can_replace_the_files_own(exported, mixed, method):
+    state = {"method": method, **STATES[method]}
+    other = runtime.load(exported.path, threads=1, calibration=state)
+    assert other.calibration == state
+    found = other.predict(mixed)
+    expected = probability_of(state, found.score)
+    np.testing.assert_allclose(found.probability, expected, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(found.entropy, binary_entropy(expected), rtol=0, atol=1e-5)
+    assert found.verdict == other.policy.decide(
+        Evidence(probability=found.probability, p_value=found.p_value)
+    )
+    assert found.probability_interval is None
+    x = np.zeros((1, 3, 48, 48), np.float32)
+    alone = other.run(x, ["entropy"])
+    assert list(alone) == ["entropy"]
+    assert alone["entropy"].dtype == np.float32
+    assert list(other.run(x, ["probability", "anomaly_map"])) == ["probability", "anomaly_map"]
+
+
+def test_a_calibrator_can_replace_the_files_own(exported, mixed):
+    scores = np.linspace(0.0, 1.0, 40)
+    labels = np.arange(40) >= 20
+    given = with_bootstrap_band(Platt().fit(scores, labels), scores, labels, draws=20)
+    other = runtime.load(exported.path, threads=1, calibration=given)
+    found = other.predict(mixed)
+    expected = given.predict_proba(found.score)
+    np.testing.assert_allclose(found.probability, expected, rtol=0, atol=1e-7)
+    low, high = found.probability_interval
+    assert ((low <= expected) & (expected <= high)).all()
+    assert found.to_records()[0]["probability_low"] == low[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ("steep", InputError, "two finite numbers, a calibrator or its state, got 'steep'"),
+        (3.0, InputError, "two finite numbers, a calibrator or its state, got 3.0"),
+        ({"method": "spline"}, StateError, "expected a method of beta, isotonic, platt"),
+        ({"method": "platt", "slope": 1.0}, StateError, "intercept is missing"),
+    ],
+)
+def test_calibrations_that_are_none(exported, wrong, error, message):
+    with pytest.raises(error, match=message):
+        runtime.load(exported.path, calibration=wrong)
+
+
+def test_damaged_calibrations_in_a_file(with_metadata):
+    path = with_metadata(lambda document: document["calibration"].pop("slope"))
+    with pytest.raises(
+        StateError, match=r"metadata is damaged: calibration .platt.: slope is miss"
+    ):
+        runtime.load(path)
+    path = with_metadata(lambda document: document.update(pixel_calibration={"slope": 1.0}))
+    with pytest.raises(StateError, match=r"pixel_calibration .platt.: intercept is missing"):
+        runtime.load(path)
+
+
+def test_a_map_of_probabilities_has_to_be_in_the_file(model, mixed):
+    assert "probability_map" not in model.outputs
+    assert model.predict(mixed[:1]).probability_map is None
+    with pytest.raises(InputError, match=r"outputs: expected some of .*got \['probability_map'\]"):
+        model.run(np.zeros((1, 3, 48, 48), np.float32), ["probability_map"])

@@ -4,8 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 
-def translation_table() -> dict[Any, Callable[..., Any]]:
+def translation_table(*, custom_ops: bool = False) -> dict[Any, Callable[..., Any]]:
     """Gather the translations, for `torch.onnx.export(custom_translation_table=...)`.
+
+    Parameters
+    ----------
+    custom_ops : bool, default False
+        Translate to robustad's own ONNX operators where there are any.
 
     Returns
     -------
@@ -22,6 +27,6 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
 
     return {
         **attention_degree.TRANSLATIONS,
-        **cosine_nn.TRANSLATIONS,
+        **(cosine_nn.CUSTOM if custom_ops else cosine_nn.TRANSLATIONS),
         **topk_mean.TRANSLATIONS,
     }

@@ -1,0 +1,142 @@
+// Second pass of cosine_nn: what the group maxima leave open, in float32. For cosine_nn.cpp alone.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "cosine_nn_path.h"
+
+namespace robustad {
+namespace {
+
+template <typename T>
+std::unique_ptr<T[]> buffer(std::int64_t size) {
+    return std::unique_ptr<T[]>(new T[static_cast<std::size_t>(size)]);  // not set to zero
+}
+
+// The k best products seen, falling; of equal ones the lower row first.
+struct Best {
+    float* products;
+    std::int64_t* rows;
+    std::int64_t k;
+    std::int64_t held;
+
+    bool full() const { return held == k; }
+
+    void offer(float product, std::int64_t row) {
+        const auto before = [&](std::int64_t at) {
+            return product > products[at] || (product == products[at] && row < rows[at]);
+        };
+        if (full() && !before(k - 1)) return;
+        std::int64_t at = full() ? k - 1 : held++;
+        for (; at > 0 && before(at - 1); --at) {
+            products[at] = products[at - 1];
+            rows[at] = rows[at - 1];
+        }
+        products[at] = product;
+        rows[at] = row;
+    }
+};
+
+// The k-th largest of the group maxima: k rows score at least that.
+std::int32_t kth_largest(const CosineNnPath& path, const std::int32_t* maxima, std::int64_t groups,
+                         std::int64_t k, std::vector<std::int32_t>& top) {
+    if (k == 1) return path.largest(maxima, groups);
+    if (groups < k) return std::numeric_limits<std::int32_t>::min();
+    top.assign(maxima, maxima + k);
+    std::sort(top.begin(), top.end(), std::greater<std::int32_t>());
+    constexpr std::int64_t kBlock = 64;
+    for (std::int64_t first = k; first < groups; first += kBlock) {
+        const std::int64_t size = std::min(kBlock, groups - first);
+        if (path.largest(maxima + first, size) <= top.back()) continue;
+        for (std::int64_t i = first; i < first + size; ++i) {
+            if (maxima[i] <= top.back()) continue;
+            const auto at = std::upper_bound(top.begin(), top.end(), maxima[i],
+                                             std::greater<std::int32_t>());
+            std::move_backward(at, top.end() - 1, top.end());
+            *at = maxima[i];
+        }
+    }
+    return top.back();
+}
+
+struct Bank {
+    const float* unit;
+    std::int64_t rows, dim, groups, group_rows;
+};
+
+// Queries refined together: what several of them must look at is read once.
+constexpr std::int64_t kTogether = 32;
+
+// Refines a few queries at a time in one thread.
+class Refiner {
+  public:
+    Refiner(const CosineNnPath& path, const Bank& bank, std::int64_t k)
+        : path_(path), bank_(bank), k_(k), places_(buffer<std::int32_t>(bank.groups)),
+          products_(buffer<float>(bank.group_rows)), kept_(buffer<float>(kTogether * k)) {}
+
+    // queries: [count, dim], unit; errors: bounds of their coarse scores; maxima: [count, stride].
+    // indices: [count, k]. products(i): the k best of query i, falling.
+    void run(const float* queries, const double* errors, std::int64_t count,
+             const std::int32_t* maxima, std::int64_t stride, std::int64_t* indices) {
+        Best best[kTogether];
+        double margins[kTogether];
+        pairs_.clear();
+        for (std::int64_t i = 0; i < count; ++i) {
+            best[i] = {&kept_[i * k_], indices + i * k_, k_, 0};
+            margins[i] = errors[i] * path_.one + 2;
+            const std::int32_t* own = maxima + i * stride;
+            const std::int32_t bar = kth_largest(path_, own, bank_.groups, k_, top_);
+            const double low = std::max(static_cast<double>(bar) - 2 * margins[i],
+                                        double{std::numeric_limits<std::int32_t>::min()});
+            const std::int64_t found = path_.at_least(
+                own, bank_.groups, static_cast<std::int32_t>(std::floor(low)), places_.get());
+            // The group at the top first: what it holds usually rules out the others.
+            std::int64_t first = 0;
+            for (std::int64_t j = 1; j < found; ++j)
+                if (own[places_[j]] > own[places_[first]]) first = j;
+            score(queries + i * bank_.dim, places_[first], best[i]);
+            for (std::int64_t j = 0; j < found; ++j)
+                if (j != first && open(own[places_[j]], margins[i], best[i]))
+                    pairs_.emplace_back(places_[j], static_cast<std::int32_t>(i));
+        }
+        std::sort(pairs_.begin(), pairs_.end());
+        for (const auto& [group, i] : pairs_)
+            if (open(maxima[i * stride + group], margins[i], best[i]))
+                score(queries + i * bank_.dim, group, best[i]);
+    }
+
+    const float* products(std::int64_t i) const { return &kept_[i * k_]; }
+
+  private:
+    // Whether a group of this maximum may hold one of the k best.
+    bool open(std::int32_t maximum, double margin, const Best& best) const {
+        return !best.full() ||
+               maximum + margin >= static_cast<double>(best.products[k_ - 1]) * path_.one;
+    }
+
+    void score(const float* query, std::int32_t group, Best& best) {
+        const std::int64_t row = group * bank_.group_rows;
+        const std::int64_t rows = std::min(bank_.group_rows, bank_.rows - row);
+        path_.dots(query, bank_.unit + row * bank_.dim, rows, bank_.dim, products_.get());
+        for (std::int64_t j = 0; j < rows; ++j) best.offer(products_[j], row + j);
+    }
+
+    const CosineNnPath& path_;
+    const Bank& bank_;
+    const std::int64_t k_;
+    std::unique_ptr<std::int32_t[]> places_;  // groups that may hold one of the best
+    std::unique_ptr<float[]> products_;       // of one group's rows
+    std::unique_ptr<float[]> kept_;           // the best k of each query
+    std::vector<std::int32_t> top_;
+    std::vector<std::pair<std::int32_t, std::int32_t>> pairs_;  // group, query
+};
+
+}  // namespace
+}  // namespace robustad
