@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -137,16 +138,23 @@ class Together:
         self.widths = [part.shape[1] for part in found]
         return torch.cat(found, dim=1)
 
+    def parts(self, patch_scores: Tensor) -> list[Tensor]:
+        """Each scorer's own columns."""
+        ends = [*accumulate(self.widths)]
+        return [
+            patch_scores[:, end - width : end] for width, end in zip(self.widths, ends, strict=True)
+        ]
+
     def aggregate(self, patch_scores: Tensor) -> Tensor:
         """Mean image score (B,) of all."""
-        parts = patch_scores.split(self.widths, dim=1)
+        parts = self.parts(patch_scores)
         scores = [one.aggregate(part) for one, part in zip(self.scorers, parts, strict=True)]
         return torch.stack(scores).mean(dim=0)
 
     def mean(self, problem: Problem) -> Objective:
         """The objective of a problem as the mean over the scorers, each in its own unit."""
         with torch.no_grad():
-            cleans = self.patch_scores(problem.x).split(self.widths, dim=1)
+            cleans = self.parts(self.patch_scores(problem.x))
         alone = [
             standing_in(problem, one, problem.objective, clean=clean)
             for one, clean in zip(self.scorers, cleans, strict=True)
@@ -156,7 +164,7 @@ class Together:
         def mean(scores: Scores) -> Tensor:
             values = []
             for one, part, posed, unit in zip(
-                self.scorers, scores.patch.split(self.widths, dim=1), alone, units, strict=True
+                self.scorers, self.parts(scores.patch), alone, units, strict=True
             ):
                 given = replace(
                     scores, patch=part, image=one.aggregate(part), clean=posed.clean,
