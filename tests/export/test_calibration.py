@@ -195,7 +195,7 @@ def test_a_whole_file_agrees_and_says_so(isotonic, make_images):
     result = verify(detector, path, images=make_images(4, 32, 40, seed=5), threads=1)
     result.raise_if_failed()
     assert set(result.differences) == {
-        "score", "probability", "entropy", "p_value", "patch_scores", "anomaly_map",
+        "score", "probability", "entropy", "p_value", "verdict", "patch_scores", "anomaly_map",
             "probability_map",
     }  # fmt: skip
     assert result.tolerances["probability"] == pytest.approx(1e-5 * max(1, steepness(detector)))

@@ -20,6 +20,12 @@ PROBABILITIES = st.one_of(
 )
 
 
+def held_out(most):
+    """One score, or several that are not all the same: others are refused."""
+    several = st.lists(SCORES, min_size=1, max_size=most)
+    return several.filter(lambda scores: len(scores) == 1 or len(set(scores)) > 1)
+
+
 @st.composite
 def cases(draw):
     """Scores, probabilities, held-out scores or none, and a policy with many ties."""
@@ -28,8 +34,8 @@ def cases(draw):
     probability = np.array(draw(st.lists(PROBABILITIES, min_size=size, max_size=size)), np.float32)
     conformal = None
     if draw(st.booleans()):
-        anomalous = draw(st.none() | st.lists(SCORES, min_size=1, max_size=9))
-        normal = draw(st.lists(SCORES, min_size=1, max_size=20))
+        anomalous = draw(st.none() | held_out(9))
+        normal = draw(held_out(20))
         conformal = ConformalScores(normal, anomalous=anomalous)
     n = 1 if conformal is None else len(conformal)
     share = st.one_of(
@@ -55,11 +61,11 @@ def cases(draw):
 def inputs_of(score, probability, conformal, policy):
     normal = NOTHING if conformal is None else conformal.normal
     anomalous = NOTHING if conformal is None else conformal.anomalous
-    held_out = {
+    scores = {
         "conformal_scores": normal,
         "conformal_anomalous": NOTHING if anomalous is None else anomalous,
     }
-    return {"score": score, "probability": probability, **held_out, **policy_numbers(policy)}
+    return {"score": score, "probability": probability, **scores, **policy_numbers(policy)}
 
 
 class Alone(torch.nn.Module):
