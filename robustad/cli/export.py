@@ -18,6 +18,14 @@ class Kind(StrEnum):
     GPU = "gpu"
 
 
+class Bank(StrEnum):
+    """Precision of memory banks."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
 class Input(StrEnum):
     """Form of the file's input."""
 
@@ -54,6 +62,9 @@ def export(
             help="Search the bank by robustad's own operator: faster; the file needs its library.",
         ),
     ] = False,
+    bank: Annotated[
+        Bank, typer.Option(help="Precision in which the file stores memory banks.")
+    ] = Bank.FLOAT32,
     triton: Annotated[
         Path | None,
         typer.Option(help="Put the file into this NVIDIA Triton model repository too."),
@@ -96,7 +107,7 @@ def export(
         repository(detector)
         return
     loaded = load(detector)
-    export_onnx(loaded, out, input=input_form.value, custom_ops=custom_ops)
+    export_onnx(loaded, out, input=input_form.value, custom_ops=custom_ops, bank=bank.value)
     common.say.print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MB)")
     if check:
         found = compare(loaded, out, images=images)

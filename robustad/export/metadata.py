@@ -198,6 +198,10 @@ class ArtefactMetadata(_Record):
         description="Operators of robustad's own that the graph uses: onnxruntime needs their "
         "library to open the file.",
     )
+    bank: Literal["float32", "bfloat16", "int8"] = Field(
+        default="float32",
+        description="Precision in which memory banks are stored; of no meaning without one.",
+    )
     versions: dict[str, str] = Field(description="Of the libraries that wrote the file.")
     created: str = Field(description="UTC, ISO 8601.")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustad.detectors import Detector
 from robustad.errors import InputError
+from robustad.export.banks import BankPrecision, use_bank
 from robustad.export.calibration import ISOTONIC
 from robustad.export.custom_ops import use_custom_ops
 from robustad.export.graph import DetectorGraph
@@ -37,6 +38,7 @@ def trace(
     dynamic: bool | None,
     opset: int,
     custom_ops: bool = False,
+    bank: BankPrecision = "float32",
 ) -> tuple[ir.Model, bool]:
     """Trace a detector into an ONNX model.
 
@@ -52,6 +54,8 @@ def trace(
         Version of ONNX's operators.
     custom_ops : bool, default False
         Use robustad's own operators where there are any.
+    bank : {"float32", "bfloat16", "int8"}, default "float32"
+        Precision of stored memory banks.
 
     Returns
     -------
@@ -74,6 +78,7 @@ def trace(
             raise InputError(f"detector: expected float32 to export, but {name} is {tensor.dtype}")
     with torch.no_grad(), evaluation_mode(detector), plain_attention(detector), no_collection():
         graph = DetectorGraph(detector).eval()
+        use_bank(graph, bank)
         if custom_ops:
             use_custom_ops(graph)
         if dynamic is not False:

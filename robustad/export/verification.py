@@ -134,8 +134,8 @@ def verify(
     *,
     images: Images | None = None,
     batch_sizes: Sequence[int] = (1, 2, 3, 4, 5),
-    score_tolerance: float = 1e-5,
-    map_tolerance: float = 1e-4,
+    score_tolerance: float | None = None,
+    map_tolerance: float | None = None,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
 ) -> Verification:
@@ -152,12 +152,13 @@ def verify(
         fill the batches. By default a few are generated.
     batch_sizes : sequence of int >= 1, default (1, 2, 3, 4, 5)
         Compared for every image size that occurs.
-    score_tolerance : float, default 1e-5
+    score_tolerance : float, optional
+        By default 1e-5, or 1e-3 for a file whose bank is not float32.
         Largest difference in score: absolute, or relative to the largest score where that exceeds
         1, as logits do. Probability and entropy may differ by this times the steepest rise of the
         calibration's curve, if that is more.
-    map_tolerance : float, default 1e-4
-        The same for patch scores and anomaly map.
+    map_tolerance : float, optional
+        The same for patch scores and anomaly map; by default 1e-4, or 2e-3.
     providers : sequence of str, optional
         See `robustad.runtime.load`; by default the CPU, also where there is a GPU.
     threads : int, optional
@@ -181,9 +182,14 @@ def verify(
     if not sizes or min(sizes) < 1:
         raise InputError(f"batch_sizes: expected sizes >= 1, got {sizes}")
     for name, value in (("score_tolerance", score_tolerance), ("map_tolerance", map_tolerance)):
-        if not value >= 0:
+        if value is not None and not value >= 0:
             raise InputError(f"{name}: expected >= 0, got {value}")
     file = load(path, providers=["cpu"] if providers is None else providers, threads=threads)
+    exact = file.metadata.get("bank", "float32") == "float32"
+    if score_tolerance is None:
+        score_tolerance = 1e-5 if exact else 1e-3
+    if map_tolerance is None:
+        map_tolerance = 1e-4 if exact else 2e-3
     names = [
         name
         for name in file.outputs

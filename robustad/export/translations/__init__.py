@@ -21,12 +21,13 @@ def translation_table(*, custom_ops: bool = False) -> dict[Any, Callable[..., An
     --------
     >>> sorted({str(target).split('.')[1] for target in translation_table()})
     ['attention_degree', 'attention_statistics', 'attention_with_degree', 'cosine_nn',
-     'cosine_nn_pack', 'topk_mean']
+     'cosine_nn_pack', 'integer_products', 'topk_mean']
     """
-    from robustad.export.translations import attention_degree, cosine_nn, topk_mean
+    from robustad.export.translations import attention_degree, banks, cosine_nn, topk_mean
 
     return {
         **attention_degree.TRANSLATIONS,
+        **banks.TRANSLATIONS,
         **(cosine_nn.CUSTOM if custom_ops else cosine_nn.TRANSLATIONS),
         **topk_mean.TRANSLATIONS,
     }

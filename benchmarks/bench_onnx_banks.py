@@ -1,0 +1,157 @@
+"""Bank searches in onnxruntime: one matrix product, chunks, bfloat16, int8, robustad's operator.
+
+The queries are one image of 448 pixels; memory is that of a process of its own which loads the file
+and runs four such images.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustad.errors import MissingDependencyError
+from robustad.export.anomaly_dino import ChunkedNeighbours
+from robustad.export.banks import Bfloat16Neighbours, Int8Neighbours
+from robustad.export.custom_ops import SearchedNeighbours
+from robustad.export.translations import translation_table
+from robustad.runtime import custom_ops_library
+
+DIM, QUERIES, BATCH = 384, 1024, 4
+CHECKED = 256  # queries compared with a float64 search
+# Prints the most memory that a process held which loads and runs a file twice.
+PROGRAM = """
+import resource, sys
+import numpy as np, onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+if sys.argv[2]:
+    options.register_custom_ops_library(sys.argv[2])
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+shape = tuple(map(int, sys.argv[3:]))
+queries = np.random.default_rng(0).standard_normal(shape, np.float32)
+for _ in range(2):
+    session.run(None, {"features": queries})
+print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+class Plain(nn.Module):
+    """One product with the whole bank, and its maximum."""
+
+    def __init__(self, bank: Tensor, k: int) -> None:
+        super().__init__()
+        self.register_buffer("bank", bank.T.contiguous())
+
+    def forward(self, features: Tensor) -> Tensor:
+        unit = F.normalize(features, dim=2, eps=1e-12)
+        similarity = (unit @ self.get_buffer("bank")).amax(dim=2, keepdim=True)
+        return (1.0 - similarity).clamp(0.0, 2.0)
+
+
+def searched(bank: Tensor, k: int) -> nn.Module:
+    return SearchedNeighbours(ChunkedNeighbours(bank, k))
+
+
+MODULES: dict[str, Callable[[Tensor, int], nn.Module]] = {
+    "plain float32": Plain,
+    "chunked float32": ChunkedNeighbours,
+    "bfloat16": Bfloat16Neighbours,
+    "int8": Int8Neighbours,
+    "operator float32": searched,
+}
+ALLOWED = {"bfloat16": 2**-9, "int8": 1e-3}
+
+
+def features(rows: int, seed: int) -> Tensor:
+    """Vectors of a low inner dimension, as patch features are, and some noise."""
+    basis = torch.randn(24, DIM, generator=torch.Generator().manual_seed(99))
+    generator = torch.Generator().manual_seed(seed)
+    latent = torch.randn(rows, 24, generator=generator)
+    return latent @ basis + 0.3 * torch.randn(rows, DIM, generator=generator)
+
+
+def library(impl: str) -> str:
+    if not impl.startswith("operator"):
+        return ""
+    try:
+        return str(custom_ops_library())
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+
+
+class Bank:
+    """A bank, its queries, and the distances of some of them in float64."""
+
+    def __init__(self, size: int, folder: Path) -> None:
+        self.size, self.folder = size, folder
+        self.unit, self.queries = F.normalize(features(size, 1)), features(QUERIES, 0)
+        wide = F.normalize(self.queries[:CHECKED].double())
+        self.nearest = np.concatenate(
+            [(1 - part @ self.unit.double().T).amin(dim=1).numpy() for part in wide.split(64)]
+        )
+
+    def file(self, impl: str) -> Path:
+        path = self.folder / f"{impl.replace(' ', '_')}.onnx"
+        if not path.exists():
+            free = ({0: torch.export.Dim("batch", min=1)},)
+            example = (self.queries[:128].reshape(2, 64, DIM),)
+            example = (torch.cat([example[0]] * (QUERIES // 64), dim=1),)
+            program = torch.onnx.export(
+                torch.export.export(MODULES[impl](self.unit, 1), example, dynamic_shapes=free),
+                dynamo=True,
+                verbose=False,
+                opset_version=20,
+                input_names=["features"],
+                dynamic_shapes=free,
+                custom_translation_table=translation_table(custom_ops=bool(library(impl))),
+            )
+            assert program is not None
+            program.save(path)
+        return path
+
+
+@pytest.fixture(
+    scope="module",
+    params=[10_000, pytest.param(200_000, marks=pytest.mark.slow)],
+    ids=lambda size: f"{QUERIES}x{size}x{DIM}",
+)
+def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    return Bank(request.param, tmp_path_factory.mktemp("banks"))
+
+
+@pytest.mark.parametrize("impl", MODULES)
+def test_bank_search(benchmark: Any, impl: str, bank: Bank) -> None:
+    benchmark.group = f"bank in onnxruntime, {QUERIES} x {bank.size} x {DIM}"
+    path = bank.file(impl)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    if library(impl):
+        options.register_custom_ops_library(library(impl))
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feed = {"features": bank.queries.numpy()[None]}
+    [found] = benchmark.pedantic(session.run, (None, feed), rounds=3, warmup_rounds=1)
+    del session
+    error = float(np.abs(found[0, :CHECKED, 0] - bank.nearest).max())
+    assert error <= ALLOWED.get(impl, 2e-6)
+    arguments = [path, library(impl), BATCH, QUERIES, DIM]
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    if impl != "plain float32":
+        assert peak < 10**9
+    benchmark.extra_info.update(
+        items=QUERIES,
+        flops=2 * QUERIES * bank.size * DIM,
+        device="cpu",
+        dtype=impl,
+        largest_error=error,
+        peak_memory=peak,
+        file_bytes=path.stat().st_size,
+    )
