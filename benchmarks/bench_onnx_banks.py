@@ -28,7 +28,8 @@ DIM, QUERIES, BATCH = 384, 1024, 4
 CHECKED = 256  # queries compared with a float64 search
 # Prints the most memory that a process held which loads and runs a file twice.
 PROGRAM = """
-import resource, sys
+import re, sys
+from pathlib import Path
 import numpy as np, onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
@@ -39,7 +40,8 @@ shape = tuple(map(int, sys.argv[3:]))
 queries = np.random.default_rng(0).standard_normal(shape, np.float32)
 for _ in range(2):
     session.run(None, {"features": queries})
-print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# not ru_maxrss: a child inherits that of the process that starts it
+print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]))
 """
 
 
@@ -102,8 +104,7 @@ class Bank:
         path = self.folder / f"{impl.replace(' ', '_')}.onnx"
         if not path.exists():
             free = ({0: torch.export.Dim("batch", min=1)},)
-            example = (self.queries[:128].reshape(2, 64, DIM),)
-            example = (torch.cat([example[0]] * (QUERIES // 64), dim=1),)
+            example = (torch.stack([self.queries] * 2),)  # a batch of 1 is special in tracing
             program = torch.onnx.export(
                 torch.export.export(MODULES[impl](self.unit, 1), example, dynamic_shapes=free),
                 dynamo=True,
