@@ -241,7 +241,7 @@ def test_a_size_that_cannot_be_free_is_fixed_unless_it_was_asked_for(
 def quick(monkeypatch, contrast):
     """Replace tracing, which takes seconds, by a model traced before."""
 
-    def trace(detector, size, *, dynamic, opset, custom_ops=False):
+    def trace(detector, size, *, dynamic, opset, custom_ops=False, bank="float32"):
         return ir.load(contrast.path), True
 
     monkeypatch.setattr(trace_module, "trace", trace)
