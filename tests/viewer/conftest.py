@@ -1,6 +1,7 @@
 """Detectors, images, node, and a headless Chromium that is told what to do over a pipe."""
 
 import base64
+import fcntl
 import functools
 import http.server
 import json
@@ -190,19 +191,19 @@ def serve():
         server.server_close()
 
 
-class Page:
-    """A tab of a headless Chromium, by the DevTools protocol over a pipe: JSON between zeros."""
+class Connection:
+    """The DevTools protocol over a pipe: JSON between zeros."""
 
     def __init__(self, write, read):
         self._write, self._read = write, read
-        self._buffer, self._count, self._session = b"", 0, None
+        self._buffer, self._count = b"", 0
         self.events = []
 
-    def call(self, method, **parameters):
+    def call(self, method, session=None, **parameters):
         self._count += 1
         message = {"id": self._count, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
+        if session:
+            message["sessionId"] = session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._message()
@@ -221,15 +222,25 @@ class Page:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, address, width=1280, height=900):
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+
+class Page:
+    """A tab with cookies and storage of its own."""
+
+    def __init__(self, connection, address, width, height):
+        self._connection = connection
+        self.context = connection.call("Target.createBrowserContext")["browserContextId"]
+        target = connection.call(
+            "Target.createTarget", url="about:blank", browserContextId=self.context
+        )["targetId"]
+        attached = connection.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        self.call(
+            "Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=False, flatten=True
+        )
         self.resize(width, height)
         self.call("Page.navigate", url=address)
-        return self
 
     def resize(self, width, height):
         self.call(
@@ -237,13 +248,29 @@ class Page:
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
 
-    def run(self, expression):
+    def call(self, method, **parameters):
+        return self._connection.call(method, self._session, **parameters)
+
+    def close(self):
+        self._connection.call("Target.disposeBrowserContext", browserContextId=self.context)
+
+    def run(self, expression, session=None):
         """Value of a JavaScript expression; promises are awaited."""
-        found = self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        found = self._connection.call(
+            "Runtime.evaluate",
+            session or self._session,
+            expression=expression,
+            awaitPromise=True,
+            returnByValue=True,
         )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
+
+    def worker_run(self, expression):
+        """Value of an expression in the page's worker."""
+        attached = [one["params"] for one in self._events("Target.attachedToTarget")]
+        [worker] = [one for one in attached if one["targetInfo"]["type"] == "worker"]
+        return self.run(expression, worker["sessionId"])
 
     def until(self, expression):
         end = time.monotonic() + SECONDS
@@ -262,21 +289,25 @@ class Page:
         Path(path).write_bytes(base64.b64decode(shot["data"]))
 
     def said(self):
-        """Texts of the browser's console and log."""
-        found = []
-        for event in self.events:
-            if event.get("method") == "Log.entryAdded":
-                found.append(event["params"]["entry"]["text"])
-            elif event.get("method") == "Runtime.exceptionThrown":
-                found.append(json.dumps(event["params"]["exceptionDetails"]))
-            elif event.get("method") == "Runtime.consoleAPICalled":
-                found += [str(one.get("value")) for one in event["params"]["args"]]
+        """Texts of the console and the log."""
+        found = [one["params"]["entry"]["text"] for one in self._events("Log.entryAdded")]
+        thrown = self._events("Runtime.exceptionThrown")
+        found += [json.dumps(event["params"]["exceptionDetails"]) for event in thrown]
+        for event in self._events("Runtime.consoleAPICalled"):
+            found += [str(one.get("value")) for one in event["params"]["args"]]
         return found
 
+    def _events(self, method):
+        return [
+            event
+            for event in self._connection.events
+            if event.get("method") == method and event.get("sessionId") == self._session
+        ]
 
-@pytest.fixture
-def browser(tmp_path):
-    """Open an address in a new headless Chromium."""
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """A headless Chromium for all tests of a process."""
     binary = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if binary is None:
         pytest.skip("needs Chromium")
@@ -285,14 +316,14 @@ def browser(tmp_path):
     flags = (
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--remote-debugging-pipe",
+        "--disable-sync", "--remote-debugging-pipe",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
     )  # fmt: skip
 
-    def descriptors():  # Chromium reads commands from 3 and answers on 4
-        low, high = os.dup(command_read), os.dup(answer_write)
-        low, high = (os.dup2(low, 30), os.dup2(high, 31))
-        os.dup2(low, 3)
+    def descriptors():  # Chromium reads commands from 3 and answers on 4; both may be taken
+        low, high = (fcntl.fcntl(one, fcntl.F_DUPFD, 64) for one in (command_read, answer_write))
         os.dup2(high, 4)
+        os.dup2(low, 3)
 
     process = subprocess.Popen(
         [binary, *flags, "about:blank"],
@@ -304,8 +335,7 @@ def browser(tmp_path):
     )
     os.close(command_read)
     os.close(answer_write)
-    page = Page(command_write, answer_read)
-    yield page.open
+    yield Connection(command_write, answer_read)
     process.terminate()
     try:
         process.wait(20)
@@ -314,3 +344,17 @@ def browser(tmp_path):
         process.wait()
     os.close(command_write)
     os.close(answer_read)
+
+
+@pytest.fixture
+def browser(chromium):
+    """Open an address in a new tab."""
+    pages = []
+
+    def open_page(address, width=1280, height=900):
+        pages.append(Page(chromium, address, width, height))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.close()

@@ -1,27 +1,11 @@
 // The page: files in, table and picture out. All computing is the worker's; moving a policy's
 // sliders asks nobody, as verdicts are made here from the numbers at hand.
 import { heat } from "./heat.js";
-import { decide, LARGEST_ENTROPY, VERDICTS } from "./policy.js";
+import { element, listed } from "./html.js";
+import { partsOf, stateOf } from "./parts.js";
+import { decide, VERDICTS } from "./policy.js";
 
 const $ = (id) => document.getElementById(id);
-// A policy's parts: what they say, their range, and whether a file has what they look at.
-const hasCalibration = (file) => file.calibration !== null;
-const hasNormal = (file) => Boolean(file.conformal);
-const PARTS = [
-  ["threshold", "Reject from probability", 1, hasCalibration],
-  ["entropy_threshold", "Defer above entropy (nats)", LARGEST_ENTROPY, hasCalibration],
-  ["p_value_threshold", "Reject up to p-value", 1, hasNormal],
-  ["p_value_defer", "Defer up to p-value", 1, hasNormal],
-  ["suspicion_threshold", "Defer up to p-value of a score as low", 1, hasNormal],
-  [
-    "anomaly_threshold",
-    "Accept only up to p-value as an anomaly",
-    1,
-    (file) => Boolean(file.conformal?.anomalous),
-  ],
-];
-const FIRST_VALUE = { entropy_threshold: 0.5, p_value_threshold: 0.05, p_value_defer: 0.2, suspicion_threshold: 0.01, anomaly_threshold: 0.05 };
-
 let model = null; // the file's document, once one is open
 let policy = {};
 let items = []; // {file, name, state: "waiting" | "scored" | "failed", found, error, photo}
@@ -98,53 +82,21 @@ function showFacts(form, golden) {
   }
 }
 
-function listed(facts) {
-  return Object.entries(facts).flatMap(([name, value]) => [element("dt", name), element("dd", value)]);
-}
-
-function element(tag, text = "", properties = {}) {
-  return Object.assign(document.createElement(tag), { textContent: text, ...properties });
-}
-
 // ---- the policy ------------------------------------------------------------------------------
 
 function showParts() {
-  $("parts").replaceChildren(...PARTS.map(([key, text, most, there]) => part(key, text, most, there(model))));
-  tellPolicy();
-}
-
-function part(key, text, most, there) {
-  const box = element("div", "", { className: there ? "part" : "part off" });
-  const set = policy[key] !== null && policy[key] !== undefined;
-  const label = element("label");
-  const needed = key === "threshold";
-  const onOff = element("input", "", { type: "checkbox", checked: set, disabled: !there || needed, id: `on-${key}` });
-  const shownValue = element("output", set ? String(policy[key]) : "off");
-  label.append(onOff, text, shownValue);
-  const slider = element("input", "", { type: "range", id: `at-${key}`, min: 0, max: most, step: 0.001, disabled: !there || !set });
-  slider.setAttribute("aria-label", text);
-  slider.value = set ? policy[key] : FIRST_VALUE[key];
-  const change = () => {
-    slider.disabled = !onOff.checked;
-    policy[key] = onOff.checked ? Number(slider.value) : null;
-    shownValue.textContent = onOff.checked ? slider.value : "off";
+  const changed = (key, value) => {
+    policy[key] = value;
     tellPolicy();
     judge();
   };
-  onOff.addEventListener("change", change);
-  slider.addEventListener("input", change);
-  box.append(label, slider);
-  if (!there) box.append(element("span", "the file has not what this needs", { className: "hint" }));
-  return box;
+  $("parts").replaceChildren(...partsOf(model, policy, changed));
+  tellPolicy();
 }
 
 function tellPolicy() {
-  const own = model.policy;
-  const same = PARTS.every(([key]) => (policy[key] ?? null) === (own[key] ?? null));
-  const idle = policy.p_value_defer !== null && policy.p_value_defer <= (policy.p_value_threshold ?? 1);
-  $("policy-state").textContent =
-    (same ? "The file's own policy." : "Changed here; the file stays as it is.") +
-    (idle ? " Deferring by p-value needs more than the rejecting one." : "");
+  const { text, same } = stateOf(policy, model.policy);
+  $("policy-state").textContent = text;
   $("reset").disabled = same;
 }
 
