@@ -1,24 +1,25 @@
-"""How many threads tests take, kernels without a GPU to compile them for, npm's packages."""
+"""Threads, kernels without a GPU, and what tests of several folders share."""
 
-import fcntl
-import hashlib
 import os
-import shutil
-import subprocess
-import time
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from robustad.backbones import Backbone, BackboneConfig
+from robustad.calibration import Platt
+from robustad.detectors import AnomalyDINO
+from robustad.verdict import Policy
 
 # Triton kernels are interpreted where there is no GPU. Read when a kernel module is imported, so
 # before any test is.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-ROOT = Path(__file__).resolve().parents[1]
-# Seconds for which a failed installation is not tried again.
-NPM_PATIENCE = 600
 # Most tests are many tiny operations: handing each out to threads costs more than it does, and on
 # a busy machine many times more. The environment may say otherwise.
 THREADS = torch.get_num_threads()
@@ -35,36 +36,80 @@ def all_threads():
     torch.set_num_threads(before)
 
 
+class Exported(NamedTuple):
+    detector: AnomalyDINO
+    path: Path
+
+
+class Means(Backbone):
+    """Local means of colours and their squares: quick to trace."""
+
+    has_weights = False
+
+    def __init__(self):
+        super().__init__()
+        self.config = BackboneConfig(name="means")
+        self.patch_size = self.multiple = 8
+        self.dim = 6
+
+    def features(self, x):
+        maps = torch.cat([x, 4 * (x - x.mean(dim=(2, 3), keepdim=True)).square()], dim=1)
+        return F.avg_pool2d(maps, 8).flatten(2).transpose(1, 2)
+
+
+def images_of(count, height, width, seed):
+    """Stripes and noise, with a bright square in every second image."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for i in range(count):
+        stripes = 90 + 50 * np.sin(np.arange(width) / 3 + rng.uniform(0, 6))
+        pixels = stripes[None, :, None] + rng.normal(0, 8, (height, width, 3))
+        if i % 2:
+            pixels[height // 3 : height // 2, width // 3 : width // 2] = 240
+        images.append(pixels.clip(0, 255).astype(np.uint8))
+    return images
+
+
 @pytest.fixture(scope="session")
-def npm_packages():
-    """Install what a folder's package-lock.json names, once a checkout; its node_modules."""
+def means():
+    """A backbone class that is quick to trace."""
+    return Means
 
-    def install(folder):
-        npm, lock = shutil.which("npm"), Path(folder, "package-lock.json")
-        if npm is None or shutil.which("node") is None:
-            pytest.skip("needs node and npm")
-        digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
-        place = ROOT / "build" / "npm" / digest
-        place.mkdir(parents=True, exist_ok=True)
-        done, failed = place / "done", place / "failed"
-        with (place / "lock").open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)  # other test processes want the same
-            if not done.is_file():
-                if failed.is_file() and time.time() - failed.stat().st_mtime < NPM_PATIENCE:
-                    pytest.skip(failed.read_text())
-                for name in ("package.json", "package-lock.json"):
-                    shutil.copyfile(Path(folder, name), place / name)
-                # Scripts would fetch what a CPU does without.
-                command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-                command += ["--fetch-retries=0", "--loglevel=error"]
-                made = subprocess.run(
-                    command, cwd=place, capture_output=True, text=True, check=False, timeout=500
-                )
-                if made.returncode:
-                    reason = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
-                    failed.write_text(f"npm cannot install {folder}: {reason}")
-                    pytest.skip(failed.read_text())
-                done.touch()
-        return place / "node_modules"
 
-    return install
+@pytest.fixture(scope="session")
+def make_images():
+    return images_of
+
+
+@pytest.fixture(scope="session")
+def write_images():
+    """Write images to a folder; their paths."""
+
+    def write(folder, count, *, size=(48, 64), seed=0, name="part_{:03d}.png"):
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / name.format(i) for i in range(count)]
+        for path, pixels in zip(paths, images_of(count, *size, seed), strict=True):
+            Image.fromarray(pixels).save(path)
+        return paths
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A calibrated detector that takes images of any aspect ratio."""
+    from robustad.export import export_onnx  # takes its time
+
+    detector = AnomalyDINO(Means(), image_size=48).fit(images_of(5, 60, 80, seed=0)[::2])
+    scores = detector.predict(images_of(12, 60, 80, seed=1)).score
+    detector.calibrator = Platt().fit(scores, np.arange(12) % 2)
+    detector.policy = Policy(threshold=0.3, entropy_threshold=0.65)
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    return Exported(detector, export_onnx(detector, path))
+
+
+@pytest.fixture(scope="session")
+def model(exported):
+    from robustad import runtime
+
+    return runtime.load(exported.path, threads=1)

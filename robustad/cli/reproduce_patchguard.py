@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table as RichTable
 
 from robustad.cli import common
-from robustad.errors import InputError
+from robustad.cli.reproduce import Categories, Roots, check_data, print_tables
 
 if TYPE_CHECKING:
     from robustad.reproduce.patchguard_plan import Run
+    from robustad.reproduce.tables import Table
 
 
 def patchguard(
@@ -21,14 +20,9 @@ def patchguard(
         list[str],
         typer.Option("--table", help="Tables to make: main, 7, 8, 9, 10, 11, 12, 19, 20, 21."),
     ] = ["main"],  # noqa: B006
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="Folder of the data set; several are taken together."),
-    ] = None,
+    data: Roots = None,
     dataset: common.DatasetName = "mvtec",
-    category: Annotated[
-        list[str] | None, typer.Option("--category", help="Only these categories.")
-    ] = None,
+    category: Categories = None,
     preset: Annotated[
         str, typer.Option(help="paper, robust, official, fast, or a YAML file of that form.")
     ] = "robust",
@@ -59,8 +53,8 @@ def patchguard(
     from robustad.reproduce.patchguard import list_patchguard, run_patchguard
     from robustad.reproduce.patchguard_plan import PatchGuardStudy
 
-    if not data and dataset != "surfaces" and not list_runs:
-        raise InputError(f"--data: expected the folder of {dataset}, got none")
+    if not list_runs:
+        check_data(data, dataset)
     part = common.parse_shard(shard)
     study = PatchGuardStudy(
         dataset=dataset,
@@ -86,11 +80,7 @@ def patchguard(
         say=lambda line: common.say.print(line),
     )
     folder = out / dataset
-    if json:
-        print((folder / "tables.json").read_text(encoding="utf-8"), end="")
-        return
-    _print_tables(folder)
-    common.say.print(f"wrote {folder / 'tables.md'} and {folder / 'tables.json'}")
+    print_tables(_tables(folder), folder, as_json=json, whole_cells=False)
 
 
 def _print_runs(runs: list[tuple[Run, Path | None, bool]], *, as_json: bool) -> None:
@@ -115,14 +105,10 @@ def _print_runs(runs: list[tuple[Run, Path | None, bool]], *, as_json: bool) -> 
         print(f"{run.index:4d}  {state:7s}  {run.name}")
 
 
-def _print_tables(folder: Path) -> None:
+def _tables(folder: Path) -> list[Table]:
     import json
 
+    from robustad.reproduce.tables import Table
+
     document = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
-    for table in document["tables"]:
-        shown = RichTable(title=table["title"], title_justify="left")
-        for index, column in enumerate(table["columns"]):
-            shown.add_column(column, justify="right" if index else "left", no_wrap=not index)
-        for row in table["rows"]:
-            shown.add_row(*row)
-        Console().print(shown)
+    return [Table(**one) for one in document["tables"]]

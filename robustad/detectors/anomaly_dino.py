@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
-from robustad.backbones import DEFAULT, Backbone, BackboneConfig, create
+from robustad.backbones import DEFAULT, Backbone, create
+from robustad.detectors.anomaly_dino_config import AnomalyDINOConfig, Reduce
 from robustad.detectors.anomaly_dino_presets import Preprocessing, preprocessing_for
 from robustad.detectors.bank import build_bank, rotations
 from robustad.detectors.base import Detector
@@ -27,32 +28,6 @@ from robustad.progress import track
 
 if TYPE_CHECKING:
     from robustad.images import Images
-
-# What is made of the distances to the k nearest bank vectors.
-Reduce: TypeAlias = Literal["mean", "max"]
-
-
-class AnomalyDINOConfig(BaseModel):
-    """Options of `AnomalyDINO`, as saved; see there."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    backbone: BackboneConfig
-    image_size: int = Field(ge=1)
-    square: bool
-    rotations: int = Field(ge=1, le=360)
-    mask: bool
-    mask_threshold: float
-    mask_unit: Unit
-    whiten: bool
-    k: int = Field(ge=1)
-    top_fraction: int | float
-    map_sigma: float
-    coreset: int | float | None
-    # Files of earlier versions lack these.
-    reduce: Reduce = "mean"
-    prune: float = Field(default=0.0, ge=0.0, lt=1.0)
-    prune_by: Outlyingness = "distance"
 
 
 class AnomalyDINO(Detector):

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from robustad._batching import runs
-from robustad.detectors.anomaly_dino import AnomalyDINO, AnomalyDINOConfig
+from robustad.detectors.anomaly_dino import AnomalyDINO
+from robustad.detectors.anomaly_dino_config import AnomalyDINOConfig
 from robustad.detectors.base import Detector
 from robustad.detectors.pruning import spacing
 from robustad.errors import InputError, NotFittedError

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from robustad import __version__
 from robustad._files import write_text
-from robustad.backbones import Backbone, create
 from robustad.calibration import FITTED, Platt
 from robustad.calibration.measures import TITLES
-from robustad.data import Dataset, content_hash, load, shots
+from robustad.data import Dataset
 from robustad.detectors import AnomalyDINO
 from robustad.errors import DataError, InputError
-from robustad.evaluation import evaluate
+from robustad.evaluation import Evaluation, evaluate
 from robustad.reproduce import store
 from robustad.reproduce.calibration_splits import (
     RAW,
@@ -25,7 +25,7 @@ from robustad.reproduce.calibration_splits import (
     split_figures,
     summary,
 )
-from robustad.reproduce.fewshot import Study, detector_for, runs_of
+from robustad.reproduce.fewshot import Split, Study, each_run
 from robustad.reproduce.tables import Shots, Table
 
 
@@ -124,87 +124,62 @@ def run_calibration(
     if study.splits < 1:
         raise InputError(f"splits: expected >= 1, got {study.splits}")
     outcome = CalibrationOutcome()
-    backbone: Backbone | None = None
-    for root, category in store.chosen_categories(study.dataset, roots, only):
-        data = load(study.dataset, root, category)
-        identity = content_hash(data)
-        found: dict[Shots, list[store.Done]] = {}
-        for k, seed in runs_of(study):
-            name = f"{data.category} {k}-shot seed {seed}"
-            path = out / data.category / f"shots-{k}_seed-{seed}.json"
-            fingerprint = _fingerprint(study, identity)
-            done = store.read(path, fingerprint)
-            if done is None:
-                try:
-                    references = shots(data, k, seed=seed)
-                except DataError as error:
-                    outcome.skipped.append(f"{name}: {error}")
-                    say(f"skipped {name}: {error}")
-                    continue
-                backbone = backbone or create(study.backbone, study.weights).to(device)
-                done = _run(study, references, k, backbone, fingerprint, progress)
-                done.save(path)
-                say(f"{name}: {done.seconds:.0f} s, {store.line(done.evaluation)}")
-            else:
-                say(f"{name}: on disk, {store.line(done.evaluation)}")
-            found.setdefault(k, []).append(done)
-        if found:
-            outcome.figures[data.category] = {
-                str(k): _figures(study, runs) for k, runs in found.items()
-            }
+
+    def judged(detector: AnomalyDINO, references: Dataset, parts: Split) -> Evaluation:
+        _, samples = parts
+        scores = detector.predict([sample.image for sample in samples]).score
+        detector.calibrator = Platt().fit(scores, [sample.label for sample in samples])
+        return evaluate(
+            detector,
+            samples,
+            attacks=study.attacks,
+            eps=study.eps,
+            pixel=False,
+            dataset=references.name,
+            category=references.category,
+            progress=progress,
+        )
+
+    found: dict[str, dict[Shots, list[Evaluation]]] = {}
+    runs = each_run(
+        study,
+        store.chosen_categories(study.dataset, roots, only),
+        out,
+        split=lambda data, seed: ((), data.test),  # split later, from the scores
+        judged=judged,
+        fingerprint=partial(_fingerprint, study),
+        skipped=outcome.skipped,
+        device=device,
+        progress=progress,
+        say=say,
+    )
+    for category, k, evaluation in runs:
+        found.setdefault(category, {}).setdefault(k, []).append(evaluation)
+    for category, by_shots in found.items():
+        outcome.figures[category] = {str(k): _figures(study, some) for k, some in by_shots.items()}
     if not outcome.figures:
         raise DataError("too few images for every run: " + "; ".join(outcome.skipped))
     _write(outcome, study, out)
     return outcome
 
 
-def _run(
-    study: CalibrationStudy,
-    references: Dataset,
-    k: Shots,
-    backbone: Backbone,
-    fingerprint: str,
-    progress: bool,
-) -> store.Done:
-    import time
-
-    start = time.perf_counter()
-    detector = detector_for(study, references, k, backbone)
-    detector.fit([sample.image for sample in references.train], progress=progress)
-    scores = detector.predict([sample.image for sample in references.test]).score
-    detector.calibrator = Platt().fit(scores, [sample.label for sample in references.test])
-    evaluation = evaluate(
-        detector,
-        references.test,
-        attacks=study.attacks,
-        eps=study.eps,
-        pixel=False,
-        dataset=references.name,
-        category=references.category,
-        progress=progress,
-    )
-    seconds = time.perf_counter() - start
-    return store.Done(fingerprint=fingerprint, seconds=seconds, evaluation=evaluation)
-
-
-def _figures(study: CalibrationStudy, runs: Sequence[store.Done]) -> dict[str, Any]:
+def _figures(study: CalibrationStudy, runs: Sequence[Evaluation]) -> dict[str, Any]:
     found = pooled(
         split_figures(
-            done.evaluation,
+            evaluation,
             study.methods,
             splits=study.splits,
             fraction=study.calibration,
             score_range=AnomalyDINO.score_range,
         )
-        for done in runs
+        for evaluation in runs
     )
-    first = runs[0].evaluation
+    first = runs[0]
     return {
         "runs": len(runs),
         "images": [first.labels.count(0), first.labels.count(1)],
         "auroc": {
-            name: [done.evaluation.conditions[name].metrics.auroc for done in runs]
-            for name in first.shown
+            name: [one.conditions[name].metrics.auroc for one in runs] for name in first.shown
         },
         "methods": summary(found, len(runs) * study.splits),
     }

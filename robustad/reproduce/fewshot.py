@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from robustad import __version__
@@ -18,6 +20,9 @@ from robustad.evaluation import DEFAULT_ATTACKS, Evaluation, evaluate
 from robustad.reproduce import store
 from robustad.reproduce.published import TABLE_1 as PUBLISHED
 from robustad.reproduce.tables import Shots, Table, figures, tables
+
+# Images to calibrate on, and the others.
+Split = tuple[Sequence[Sample], Sequence[Sample]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,35 +139,114 @@ def run_fewshot(
         if k != "full" and (not isinstance(k, int) or k < 1):
             raise InputError(f"shots: expected numbers >= 1 or 'full', got {k!r}")
     outcome = Outcome({k: [] for k in study.shots})
-    backbone: Backbone | None = None
-    for root, category in store.chosen_categories(study.dataset, roots, only):
-        data = load(study.dataset, root, category)
-        identity = content_hash(data)
-        for k, seed in runs_of(study):
-            name = f"{data.category} {k}-shot seed {seed}"
-            path = out / data.category / f"shots-{k}_seed-{seed}.json"
-            fingerprint = _fingerprint(study, identity)
-            done = store.read(path, fingerprint)
-            if done is None:
-                try:
-                    references = shots(data, k, seed=seed)
-                    split = calibration_split(data.test, fraction=study.calibration, seed=seed)
-                except DataError as error:
-                    outcome.skipped.append(f"{name}: {error}")
-                    say(f"skipped {name}: {error}")
-                    continue
-                backbone = backbone or create(study.backbone, study.weights).to(device)
-                done = _run(study, references, split, k, backbone, fingerprint, progress)
-                done.save(path)
-                say(f"{name}: {done.seconds:.0f} s, {store.line(done.evaluation)}")
-            else:
-                say(f"{name}: on disk, {store.line(done.evaluation)}")
-            outcome.results[k].append(done.evaluation)
-    outcome.results = {k: runs for k, runs in outcome.results.items() if runs}
+
+    def split(data: Dataset, seed: int) -> Split:
+        return calibration_split(data.test, fraction=study.calibration, seed=seed)
+
+    def judged(detector: AnomalyDINO, references: Dataset, parts: Split) -> Evaluation:
+        held_out, samples = parts
+        return evaluate(
+            detector,
+            samples,
+            calibration=held_out,
+            attacks=study.attacks,
+            eps=study.eps,
+            dataset=references.name,
+            category=references.category,
+            progress=progress,
+        )
+
+    runs = each_run(
+        study,
+        store.chosen_categories(study.dataset, roots, only),
+        out,
+        split=split,
+        judged=judged,
+        fingerprint=partial(_fingerprint, study),
+        skipped=outcome.skipped,
+        device=device,
+        progress=progress,
+        say=say,
+    )
+    for _, k, evaluation in runs:
+        outcome.results[k].append(evaluation)
+    outcome.results = {k: found for k, found in outcome.results.items() if found}
     if not outcome.results:
         raise DataError("too few images for every run: " + "; ".join(outcome.skipped))
     _write_tables(outcome, study, out)
     return outcome
+
+
+def each_run(
+    study: Study,
+    chosen: Iterable[tuple[Path | None, str]],
+    out: Path,
+    *,
+    split: Callable[[Dataset, int], Split],
+    judged: Callable[[AnomalyDINO, Dataset, Split], Evaluation],
+    fingerprint: Callable[[str], str],
+    skipped: list[str],
+    device: str,
+    progress: bool,
+    say: Callable[[str], None],
+) -> Iterator[tuple[str, Shots, Evaluation]]:
+    """Make a study's runs, or read those that are on disk.
+
+    Parameters
+    ----------
+    study : Study
+        Which runs there are.
+    chosen : iterable of (Path or None, str)
+        Folders and categories.
+    out : Path
+        Each run is one file below it, written whole.
+    split : callable
+        Takes the test images of a category and a seed apart, into those calibrated on and others.
+    judged : callable
+        Evaluates a fitted detector, given its references and what `split` gave.
+    fingerprint : callable
+        What identifies a run made of images with this hash, apart from shots and seed.
+    skipped : list of str
+        Gets a line for each run that a category is too small for.
+    device, progress, say
+        See `run_fewshot`.
+
+    Yields
+    ------
+    category : str
+        Its name.
+    k : int or "full"
+        Number of shots.
+    evaluation : Evaluation
+        What the run found.
+    """
+    backbone: Backbone | None = None
+    for root, category in chosen:
+        data = load(study.dataset, root, category)
+        made_of = fingerprint(content_hash(data))
+        for k, seed in runs_of(study):
+            name = f"{data.category} {k}-shot seed {seed}"
+            path = out / data.category / f"shots-{k}_seed-{seed}.json"
+            done = store.read(path, made_of)
+            said = "on disk"
+            if done is None:
+                try:
+                    references, parts = shots(data, k, seed=seed), split(data, seed)
+                except DataError as error:
+                    skipped.append(f"{name}: {error}")
+                    say(f"skipped {name}: {error}")
+                    continue
+                backbone = backbone or create(study.backbone, study.weights).to(device)
+                start = time.perf_counter()
+                detector = detector_for(study, references, k, backbone)
+                detector.fit([sample.image for sample in references.train], progress=progress)
+                evaluation = judged(detector, references, parts)
+                seconds = time.perf_counter() - start
+                done = store.Done(fingerprint=made_of, seconds=seconds, evaluation=evaluation)
+                done.save(path)
+                said = f"{seconds:.0f} s"
+            say(f"{name}: {said}, {store.line(done.evaluation)}")
+            yield data.category, k, done.evaluation
 
 
 def runs_of(study: Study) -> Iterator[tuple[Shots, int]]:
@@ -184,35 +268,6 @@ def detector_for(study: Study, references: Dataset, k: Shots, backbone: Backbone
         coreset=study.full_coreset if k == "full" else None,
         **options,
     )
-
-
-def _run(
-    study: Study,
-    references: Dataset,
-    split: tuple[Sequence[Sample], Sequence[Sample]],
-    k: Shots,
-    backbone: Backbone,
-    fingerprint: str,
-    progress: bool,
-) -> store.Done:
-    import time
-
-    start = time.perf_counter()
-    detector = detector_for(study, references, k, backbone)
-    detector.fit([sample.image for sample in references.train], progress=progress)
-    held_out, samples = split
-    evaluation = evaluate(
-        detector,
-        samples,
-        calibration=held_out,
-        attacks=study.attacks,
-        eps=study.eps,
-        dataset=references.name,
-        category=references.category,
-        progress=progress,
-    )
-    seconds = time.perf_counter() - start
-    return store.Done(fingerprint=fingerprint, seconds=seconds, evaluation=evaluation)
 
 
 def _fingerprint(study: Study, identity: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robustad.errors import StateError
+from robustad.errors import StateError, VerificationError
 from robustad.runtime._metadata import BYTES, input_form
 
 FloatArray = npt.NDArray[np.float32]
@@ -100,3 +100,17 @@ def read_golden(
         )
     made = golden_bytes if input_form(metadata) == BYTES else golden_image
     return made(*size), outputs
+
+
+def largest_difference(
+    found: Mapping[str, float], expected: Mapping[str, float], tolerance: float, name: str
+) -> float:
+    """Difference of golden outputs that differ most; above the tolerance a VerificationError."""
+    differences = {key: abs(found[key] - expected[key]) for key in found}
+    worst = max(differences, key=lambda key: np.nan_to_num(differences[key], nan=np.inf))
+    if not differences[worst] <= tolerance:
+        raise VerificationError(
+            f"{name}: golden output {worst} is {found[worst]:.6g}, expected "
+            f"{expected[worst]:.6g} within {tolerance:g}"
+        )
+    return differences[worst]

@@ -4,123 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from robustad.conformal.scores import ConformalScores, evidence
-from robustad.errors import InputError, StateError, VerificationError
+from robustad.errors import InputError, StateError
 from robustad.prediction import Prediction
-from robustad.probability import check_state, interval_of, linear, probability_of
+from robustad.probability import interval_of, linear, probability_of
 from robustad.runtime import _metadata, _verdicts
 from robustad.runtime._binding import Binding
-from robustad.runtime._session import check_file, device_of, open_session
+from robustad.runtime._inputs import Inputs
+from robustad.runtime._overrides import Calibration, calibration_state, held_out_scores
+from robustad.runtime._session import device_of
 from robustad.runtime.batches import batches, byte_batches, stack
-from robustad.runtime.golden import golden_outputs, read_golden
-from robustad.runtime.integrity import Integrity, check_integrity
-from robustad.verdict import Evidence, Policy, binary_entropy
+from robustad.runtime.golden import golden_outputs, largest_difference, read_golden
+from robustad.verdict import Evidence, binary_entropy
 
 if TYPE_CHECKING:
     from robustad.images import Images
 
 FloatArray = npt.NDArray[np.float32]
 FROM_SCORE = ("probability", "entropy", "verdict")
-# Slope and intercept, a calibrator's saved state, or anything that gives one by `to_dict`.
-Calibration: TypeAlias = "tuple[float, float] | Mapping[str, Any] | HasState"
-
-
-class HasState(Protocol):
-    """A calibrator, as far as the runtime needs one."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """With `method` and its parameters."""
-        ...
-
-
-def load(
-    path: str | Path,
-    *,
-    providers: Sequence[str] | None = None,
-    threads: int | None = None,
-    spinning: bool = True,
-    provider_options: Mapping[str, Mapping[str, str]] | None = None,
-    io_binding: bool | None = None,
-    calibration: Calibration | None = None,
-    conformal: ConformalScores | None = None,
-    policy: Policy | None = None,
-    integrity: Integrity = "auto",
-    sha256: str | None = None,
-) -> OnnxDetector:
-    """Load a file written by `robustad.export_onnx`.
-
-    Parameters
-    ----------
-    path : str or Path
-        The `.onnx` file; a bank of over 2 GB lies in `.onnx.data` beside it.
-    providers : sequence of str, optional
-        onnxruntime's execution providers in order of preference, `CUDAExecutionProvider` or
-        `cuda` for short. By default CUDA where the installed onnxruntime has it, else the CPU.
-        One that is missing or does not start is replaced by the CPU, with a warning.
-    threads : int, optional
-        Threads inside an operation; by default as many as there are cores.
-    spinning : bool, default True
-        Whether threads wait busily for their next operation: lower latency, but an idle model
-        then slows down other programs on the same cores for a while.
-    provider_options : mapping, optional
-        onnxruntime's options by provider, for instance `{"cuda": {"device_id": "1"}}`.
-    io_binding : bool, optional
-        Keep inputs and outputs in buffers on the device; by default where CUDA runs.
-    calibration : (float, float), mapping or calibrator, optional
-        To use in place of the file's own: slope and intercept, for probability =
-        sigmoid(slope * score + intercept); what a calibrator's `to_dict` gave, of any method,
-        whatever the file was exported with; or such a calibrator.
-    conformal : ConformalScores, optional
-        Held-out scores to use in place of the file's own, for instance of images taken on this
-        line. The policy stays: `conformal.policy(detector.policy, fpr=...)` gives one that fits.
-    policy : Policy, optional
-        To use in place of the file's own.
-    integrity : {"auto", "require", "skip"}, default "auto"
-        Compare the file and its `.data` with the SHA-256 manifest beside it: where there is one,
-        always (a file without is refused), or never.
-    sha256 : str, optional
-        SHA-256 that the manifest itself must have, known from a place that nobody who can write
-        to this folder can change. Implies `integrity="require"`.
-
-    Returns
-    -------
-    OnnxDetector
-        Ready to predict. It needs neither torch nor the `onnx` package.
-
-    Raises
-    ------
-    InputError
-        If there is no such file or an option is out of range.
-    StateError
-        If the file is truncated, no ONNX, of an operator set that does not fit, not exported by
-        robustad or by a newer version, or differs from its manifest.
-    MissingDependencyError
-        If onnxruntime is not installed.
-
-    Warns
-    -----
-    UserWarning
-        If a provider that was asked for is not there.
-    """
-    check_integrity(check_file(path), integrity, sha256=sha256)
-    session = open_session(
-        path, providers, threads, spinning=spinning, provider_options=provider_options
-    )
-    metadata = _metadata.parse(session.get_modelmeta().custom_metadata_map, str(path))
-    detector = OnnxDetector(session, metadata, name=str(path), io_binding=io_binding)
-    if calibration is not None:
-        detector.calibration = calibration
-    if conformal is not None:
-        detector.conformal = conformal
-    if policy is not None:
-        detector.policy = policy
-    return detector
 
 
 class OnnxDetector:
@@ -166,6 +72,7 @@ class OnnxDetector:
         )
         self.metadata = metadata
         self.geometry = _metadata.geometry(metadata)
+        self._inputs = Inputs(metadata, self.geometry, name)
         self.pixel_threshold = _metadata.pixel_threshold(metadata)
         self.policy = self._own_policy = _metadata.policy(metadata)
         self._conformal = _metadata.conformal(metadata)
@@ -188,22 +95,7 @@ class OnnxDetector:
 
     @calibration.setter
     def calibration(self, value: Calibration | None) -> None:
-        if value is None or isinstance(value, Mapping):
-            self._calibration = None if value is None else check_state(value)
-        elif (state := getattr(value, "to_dict", None)) is not None:
-            self._calibration = check_state(state())
-        else:
-            try:
-                pair = np.asarray(value, np.float64)
-            except (TypeError, ValueError):
-                pair = np.empty(0)
-            if pair.shape != (2,) or not np.isfinite(pair).all():
-                raise InputError(
-                    "calibration: expected two finite numbers, a calibrator or its state, got "
-                    f"{value!r}"
-                )
-            slope, intercept = pair.tolist()
-            self._calibration = {"method": "platt", "slope": slope, "intercept": intercept}
+        self._calibration = None if value is None else calibration_state(value)
 
     @property
     def conformal(self) -> ConformalScores | None:
@@ -219,7 +111,7 @@ class OnnxDetector:
     @property
     def input_form(self) -> str:
         """What `run` takes: `float_nchw`, prepared images, or `uint8_nhwc`, images of any size."""
-        return _metadata.input_form(self.metadata)
+        return self._inputs.form
 
     @property
     def providers(self) -> list[str]:
@@ -229,8 +121,7 @@ class OnnxDetector:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """Height and width of the only size of prepared images; None if there are many."""
-        height, width = self.metadata["input"]["height"], self.metadata["input"]["width"]
-        return None if height is None or width is None else (height, width)
+        return self._inputs.image_size
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the patch grid of a prepared image."""
@@ -266,7 +157,7 @@ class OnnxDetector:
         InputError
             If shape, type or range of `x` does not fit the file, or an output is unknown.
         """
-        self._check(x)
+        self._inputs.check(x)
         own = self._calibration
         if outputs is None:
             outputs = [name for name in self.outputs if name not in _metadata.OPTIONAL_OUTPUTS]
@@ -276,12 +167,7 @@ class OnnxDetector:
             )
         feeds = {_metadata.INPUT: np.ascontiguousarray(x)}
         if self._replaced and "p_value" in self.outputs:
-            held_out = None if self._conformal is None else self._conformal.normal
-            nothing = np.array([np.nan], np.float32)
-            feeds[_metadata.CONFORMAL] = nothing if held_out is None else held_out
-            if _verdicts.OUTPUT in self.outputs:
-                held_out = None if self._conformal is None else self._conformal.anomalous
-                feeds[_metadata.ANOMALOUS] = nothing if held_out is None else held_out
+            feeds |= held_out_scores(self._conformal, anomalous=_verdicts.OUTPUT in self.outputs)
         if _verdicts.OUTPUT in outputs and self.policy != self._own_policy:
             feeds |= _verdicts.policy_numbers(self.policy)
         made = () if own is None else tuple(n for n in FROM_SCORE if n in outputs)
@@ -342,7 +228,7 @@ class OnnxDetector:
         gathered = batches(images, self.geometry, batch_size)
         for batch in byte_batches(images, batch_size) if whole else gathered:
             x = stack(batch)
-            size = self._prepared_size(x)
+            size = self._inputs.prepared_size(x)
             if self.image_size not in (None, size):
                 raise InputError(
                     f"{batch[0].name}: prepared to {size[0]} x {size[1]} pixels, but {self._name} "
@@ -445,50 +331,7 @@ class OnnxDetector:
         x, expected = read_golden(self.metadata, self._name)
         out = self.run(x)
         found = golden_outputs(out["score"], out["patch_scores"], out["anomaly_map"])
-        differences = {name: abs(found[name] - expected[name]) for name in found}
-        worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
-        if not differences[worst] <= tolerance:
-            raise VerificationError(
-                f"{self._name}: golden output {worst} is {found[worst]:.6g}, expected "
-                f"{expected[worst]:.6g} within {tolerance:g}"
-            )
-        return float(differences[worst])
-
-    def _prepared_size(self, x: npt.NDArray[Any]) -> tuple[int, int]:
-        """Height and width of images after resizing and cropping, wherever that is done."""
-        if self.input_form == _metadata.BYTES:
-            return self.geometry.crop(*self.geometry.resized(*x.shape[1:3]))[2:]
-        return x.shape[2], x.shape[3]
-
-    def _check(self, x: npt.NDArray[Any]) -> None:
-        whole = self.input_form == _metadata.BYTES
-        dtype, channels = (np.uint8, 3) if whole else (np.float32, 1)
-        fits = isinstance(x, np.ndarray) and x.dtype == dtype and x.ndim == 4
-        if not fits or x.shape[channels] != 3:
-            got = f"{x.shape} of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
-            wanted = "uint8 array (B, H, W, 3)" if whole else "float32 array (B, 3, H, W)"
-            raise InputError(f"x: expected a {wanted}, got {got}")
-        if whole:
-            if not x.size:
-                raise InputError(f"x: expected at least one image with pixels, got {x.shape}")
-            if self.image_size not in (None, self._prepared_size(x)):
-                raise InputError(
-                    f"x: {self._name} resizes images to {self.image_size} pixels only, got "
-                    f"{x.shape}, which would be {self._prepared_size(x)}"
-                )
-            return
-        batch, _, height, width = x.shape
-        multiple = self.geometry.multiple
-        if not batch or not height or not width or height % multiple or width % multiple:
-            raise InputError(
-                f"x: expected at least one image with edges of whole multiples of {multiple} "
-                f"pixels, got {x.shape}"
-            )
-        if self.image_size not in (None, (height, width)):
-            raise InputError(f"x: {self._name} takes {self.image_size} pixels only, got {x.shape}")
-        low, high = float(x.min()), float(x.max())
-        if not (low >= 0.0 and high <= 1.0):  # also refuses NaN
-            raise InputError(f"x: expected values in [0, 1], got {low:g}..{high:g}")
+        return largest_difference(found, expected, tolerance, self._name)
 
 
 def _pixels(state: Mapping[str, Any], anomaly_map: FloatArray) -> FloatArray:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from robustad import runtime
-from robustad.backbones import Backbone, BackboneConfig
 from robustad.calibration import Platt
 from robustad.detectors import AnomalyDINO, BankEnsemble
 from robustad.errors import InputError, MissingDependencyError
@@ -36,22 +35,6 @@ def operators(path):
     return [node.op_type for node in onnx.load(path).graph.node if node.domain == "robustad"]
 
 
-class Means(Backbone):
-    """Local means of colours and their squares: quick to trace."""
-
-    has_weights = False
-
-    def __init__(self):
-        super().__init__()
-        self.config = BackboneConfig(name="means")
-        self.patch_size = self.multiple = 8
-        self.dim = 6
-
-    def features(self, x):
-        maps = torch.cat([x, 4 * (x - x.mean(dim=(2, 3), keepdim=True)).square()], dim=1)
-        return F.avg_pool2d(maps, 8).flatten(2).transpose(1, 2)
-
-
 class Pair(NamedTuple):
     detector: AnomalyDINO
     portable: Path
@@ -59,9 +42,9 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory, make_images):
+def pair(tmp_path_factory, means, make_images):
     """Whitening, k = 3, calibration and free sizes, exported both ways."""
-    detector = AnomalyDINO(Means(), image_size=48, k=3, whiten=True)
+    detector = AnomalyDINO(means(), image_size=48, k=3, whiten=True)
     detector.fit(make_images(3, 48, 64, seed=1))
     detector.calibrator = Platt().fit(detector.predict(make_images(4, 48, 64, 2)).score, [0, 1] * 2)
     folder = tmp_path_factory.mktemp("pair")
@@ -89,8 +72,10 @@ def test_it_is_verified_and_says_what_it_needs(pair):
     assert runtime.load(pair.portable).metadata["custom_ops"] == []
 
 
-def test_a_fixed_size_an_older_operator_set_and_every_bank_of_an_ensemble(make_images, tmp_path):
-    view = AnomalyDINO(Means(), image_size=48, square=True)
+def test_a_fixed_size_an_older_operator_set_and_every_bank_of_an_ensemble(
+    means, make_images, tmp_path
+):
+    view = AnomalyDINO(means(), image_size=48, square=True)
     detector = BankEnsemble([view], banks=3).fit(make_images(2, 64, 80, seed=1))
     path = export_onnx(detector, tmp_path / "custom.onnx", opset=18, custom_ops=True)
     assert operators(path) == ["CosineNearest"] * 3

@@ -5,15 +5,15 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import pytest
-import torch
-import torch.nn.functional as F
 
-from robustad.backbones import Backbone, BackboneConfig
+from robustad import runtime
 from robustad.calibration import Platt
 from robustad.conformal import ConformalScores, RiskThreshold
 from robustad.detectors import AnomalyDINO
 from robustad.export import export_onnx
 from robustad.verdict import Policy
+
+SIZES = [(60, 80), (60, 80), (48, 48), (100, 70), (60, 80), (31, 50)]
 
 
 class Exported(NamedTuple):
@@ -21,48 +21,14 @@ class Exported(NamedTuple):
     path: Path
 
 
-class Means(Backbone):
-    """Local means of colours and their squares: quick to trace."""
-
-    has_weights = False
-
-    def __init__(self):
-        super().__init__()
-        self.config = BackboneConfig(name="means")
-        self.patch_size = self.multiple = 8
-        self.dim = 6
-
-    def features(self, x):
-        maps = torch.cat([x, 4 * (x - x.mean(dim=(2, 3), keepdim=True)).square()], dim=1)
-        return F.avg_pool2d(maps, 8).flatten(2).transpose(1, 2)
-
-
-def images_of(count, height, width, seed):
-    """Stripes and noise, with a bright square in every second image."""
-    rng = np.random.default_rng(seed)
-    images = []
-    for i in range(count):
-        stripes = 90 + 50 * np.sin(np.arange(width) / 3 + rng.uniform(0, 6))
-        pixels = stripes[None, :, None] + rng.normal(0, 8, (height, width, 3))
-        if i % 2:
-            pixels[height // 3 : height // 2, width // 3 : width // 2] = 240
-        images.append(pixels.clip(0, 255).astype(np.uint8))
-    return images
-
-
 @pytest.fixture(scope="session")
-def make_images():
-    return images_of
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, means, make_images):
     """A calibrated detector that takes images of any aspect ratio."""
-    detector = AnomalyDINO(Means(), image_size=48).fit(images_of(5, 60, 80, seed=0)[::2])
-    scores = detector.predict(images_of(12, 60, 80, seed=1)).score
+    detector = AnomalyDINO(means(), image_size=48).fit(make_images(5, 60, 80, seed=0)[::2])
+    scores = detector.predict(make_images(12, 60, 80, seed=1)).score
     detector.calibrator = Platt().fit(scores, np.arange(12) % 2)
     detector.conformal = ConformalScores(
-        detector.predict(images_of(20, 60, 80, seed=2)[::2]).score, anomalous=scores[1::2]
+        detector.predict(make_images(20, 60, 80, seed=2)[::2]).score, anomalous=scores[1::2]
     )
     detector.policy = Policy(threshold=0.3, entropy_threshold=0.65, p_value_threshold=0.1)
     detector.pixel_threshold = RiskThreshold(
@@ -70,6 +36,17 @@ def exported(tmp_path_factory):
     )
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     return Exported(detector, export_onnx(detector, path))
+
+
+@pytest.fixture(scope="session")
+def mixed(make_images):
+    """Images of several sizes, large and small, in no order."""
+    return [make_images(2, *size, seed=10 + i)[i % 2] for i, size in enumerate(SIZES)]
+
+
+@pytest.fixture(scope="session")
+def model(exported):
+    return runtime.load(exported.path, threads=1)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import base64
 import fcntl
 import functools
+import hashlib
 import http.server
 import json
 import os
@@ -17,11 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import pytest
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from robustad.backbones import Backbone, BackboneConfig
 from robustad.calibration import Platt
 from robustad.conformal import ConformalScores
 from robustad.detectors import AnomalyDINO
@@ -32,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "robustad" / "viewer"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SECONDS = 60.0
+# Seconds for which a failed installation is not tried again.
+NPM_PATIENCE = 600
 
 
 class Exported(NamedTuple):
@@ -40,43 +40,14 @@ class Exported(NamedTuple):
     plain: Path
 
 
-class Means(Backbone):
-    """Local means of colours and their squares: quick to trace."""
-
-    has_weights = False
-
-    def __init__(self):
-        super().__init__()
-        self.config = BackboneConfig(name="means")
-        self.patch_size = self.multiple = 8
-        self.dim = 6
-
-    def features(self, x):
-        maps = torch.cat([x, 4 * (x - x.mean(dim=(2, 3), keepdim=True)).square()], dim=1)
-        return F.avg_pool2d(maps, 8).flatten(2).transpose(1, 2)
-
-
-def images_of(count, height, width, seed):
-    """Stripes and noise, with a bright square in every second image."""
-    rng = np.random.default_rng(seed)
-    images = []
-    for i in range(count):
-        stripes = 90 + 50 * np.sin(np.arange(width) / 3 + rng.uniform(0, 6))
-        pixels = stripes[None, :, None] + rng.normal(0, 8, (height, width, 3))
-        if i % 2:
-            pixels[height // 3 : height // 2, width // 3 : width // 2] = 240
-        images.append(pixels.clip(0, 255).astype(np.uint8))
-    return images
-
-
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, means, make_images):
     """A calibrated detector in both forms of input, and one that nothing is known of."""
     folder = tmp_path_factory.mktemp("exported")
-    detector = AnomalyDINO(Means(), image_size=48).fit(images_of(5, 60, 80, seed=0)[::2])
-    scores = detector.predict(images_of(12, 60, 80, seed=1)).score
+    detector = AnomalyDINO(means(), image_size=48).fit(make_images(5, 60, 80, seed=0)[::2])
+    scores = detector.predict(make_images(12, 60, 80, seed=1)).score
     detector.calibrator = Platt().fit(scores, np.arange(12) % 2)
-    held_out = detector.predict(images_of(20, 60, 80, seed=2)[::2]).score
+    held_out = detector.predict(make_images(20, 60, 80, seed=2)[::2]).score
     detector.conformal = ConformalScores(held_out, anomalous=scores[1::2])
     detector.policy = Policy(threshold=0.3, entropy_threshold=0.65, p_value_threshold=0.1)
     floats = export_onnx(detector, folder / "floats.onnx")
@@ -108,13 +79,13 @@ def edit_metadata(model, **changes):
 
 
 @pytest.fixture(scope="session")
-def photographs(tmp_path_factory):
+def photographs(tmp_path_factory, make_images):
     """Image files of many kinds that Pillow and the page have to read alike."""
     folder = tmp_path_factory.mktemp("photographs")
-    first, second, third, fourth = images_of(4, 60, 80, seed=5)
+    first, second, third, fourth = make_images(4, 60, 80, seed=5)
     Image.fromarray(first).save(folder / "a_good.png")
     Image.fromarray(second).save(folder / "b_bad.png")
-    Image.fromarray(images_of(2, 131, 97, seed=6)[1]).save(folder / "c_tall.png")
+    Image.fromarray(make_images(2, 131, 97, seed=6)[1]).save(folder / "c_tall.png")
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(third).save(folder / "d_turned.jpg", quality=95, exif=exif)
@@ -128,7 +99,7 @@ def photographs(tmp_path_factory):
     Image.fromarray(second).save(folder / "j.ppm")
     Image.fromarray(first).save(folder / "k.webp", lossless=True)
     Image.fromarray(first).save(folder / "l.bmp")
-    Image.fromarray(images_of(2, 300, 420, seed=7)[1]).save(folder / "m_large.jpg", quality=85)
+    Image.fromarray(make_images(2, 300, 420, seed=7)[1]).save(folder / "m_large.jpg", quality=85)
     return sorted(folder.iterdir())
 
 
@@ -159,6 +130,41 @@ def node(tmp_path_factory):
         return json.loads(done.stdout, object_hook=None)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def npm_packages():
+    """Install what a folder's package-lock.json names, once a checkout; its node_modules."""
+
+    def install(folder):
+        npm, lock = shutil.which("npm"), Path(folder, "package-lock.json")
+        if npm is None or shutil.which("node") is None:
+            pytest.skip("needs node and npm")
+        digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+        place = ROOT / "build" / "npm" / digest
+        place.mkdir(parents=True, exist_ok=True)
+        done, failed = place / "done", place / "failed"
+        with (place / "lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # other test processes want the same
+            if not done.is_file():
+                if failed.is_file() and time.time() - failed.stat().st_mtime < NPM_PATIENCE:
+                    pytest.skip(failed.read_text())
+                for name in ("package.json", "package-lock.json"):
+                    shutil.copyfile(Path(folder, name), place / name)
+                # Scripts would fetch what a CPU does without.
+                command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+                command += ["--fetch-retries=0", "--loglevel=error"]
+                made = subprocess.run(
+                    command, cwd=place, capture_output=True, text=True, check=False, timeout=500
+                )
+                if made.returncode:
+                    reason = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
+                    failed.write_text(f"npm cannot install {folder}: {reason}")
+                    pytest.skip(failed.read_text())
+                done.touch()
+        return place / "node_modules"
+
+    return install
 
 
 @pytest.fixture(scope="session")
