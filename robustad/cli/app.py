@@ -28,6 +28,7 @@ from robustad.cli import (
     screen,
     serve,
     train,
+    viewer,
     watch,
 )
 
@@ -78,6 +79,7 @@ app.command(cls=ManyValues)(export.export)
 app.command(cls=ManyValues)(export.verify)
 app.command(cls=ManyValues)(score.score)
 app.command(cls=ManyValues)(serve.serve)
+app.command(cls=ManyValues)(viewer.viewer)
 app.command(cls=ManyValues)(watch.watch)
 reproduce.app.command(name="fewshot", cls=ManyValues)(reproduce.fewshot)
 reproduce.app.command(name="calibration", cls=ManyValues)(reproduce_calibration.calibration)
