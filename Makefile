@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find robustad kernels csrc -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: demo test lint types sanitize unit doctest bench-check bench develop clean
+.PHONY: demo test lint types sanitize unit viewer-engine doctest bench-check bench develop clean
 
 # The environment with what the main job needs; an editable install would do, but this one is what
 # users get.
@@ -43,9 +43,18 @@ types: $(VENV)/dev.stamp
 sanitize: $(VENV)/dev.stamp
 	$(BIN)/python setup.py -q sanitize
 
+# onnxruntime-web for the viewer's tests, which are skipped without it: not everyone has npm.
+viewer-engine: build/npm/package-lock.json
+build/npm/package-lock.json: robustad/viewer/package-lock.json
+	rm -rf build/npm
+	mkdir -p build/npm
+	cp robustad/viewer/package.json $< build/npm/
+	cd build/npm && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --fetch-retries=1 --loglevel=error \
+		|| { rm -f package-lock.json; echo "npm could not install onnxruntime-web: the viewer's tests are skipped"; }
+
 # Bare `pytest`: the tests see the installed package, not the source tree. A process a core: most
 # operations are too small for threads. A file stays in one process, as its fixtures are costly.
-unit: $(VENV)/dev.stamp
+unit: $(VENV)/dev.stamp viewer-engine
 	$(BIN)/pytest tests -n auto --dist loadfile
 
 doctest: $(VENV)/dev.stamp

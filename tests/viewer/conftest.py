@@ -3,7 +3,6 @@
 import base64
 import fcntl
 import functools
-import hashlib
 import http.server
 import json
 import os
@@ -30,8 +29,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "robustad" / "viewer"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SECONDS = 60.0
-# Seconds for which a failed installation is not tried again.
-NPM_PATIENCE = 600
 
 
 class Exported(NamedTuple):
@@ -133,44 +130,16 @@ def node(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def npm_packages():
-    """Install what a folder's package-lock.json names, once a checkout; its node_modules."""
-
-    def install(folder):
-        npm, lock = shutil.which("npm"), Path(folder, "package-lock.json")
-        if npm is None or shutil.which("node") is None:
-            pytest.skip("needs node and npm")
-        digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
-        place = ROOT / "build" / "npm" / digest
-        place.mkdir(parents=True, exist_ok=True)
-        done, failed = place / "done", place / "failed"
-        with (place / "lock").open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)  # other test processes want the same
-            if not done.is_file():
-                if failed.is_file() and time.time() - failed.stat().st_mtime < NPM_PATIENCE:
-                    pytest.skip(failed.read_text())
-                for name in ("package.json", "package-lock.json"):
-                    shutil.copyfile(Path(folder, name), place / name)
-                # Scripts would fetch what a CPU does without.
-                command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-                command += ["--fetch-retries=0", "--loglevel=error"]
-                made = subprocess.run(
-                    command, cwd=place, capture_output=True, text=True, check=False, timeout=500
-                )
-                if made.returncode:
-                    reason = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
-                    failed.write_text(f"npm cannot install {folder}: {reason}")
-                    pytest.skip(failed.read_text())
-                done.touch()
-        return place / "node_modules"
-
-    return install
-
-
-@pytest.fixture(scope="session")
-def engine(npm_packages):
-    """The folder of onnxruntime-web."""
-    return npm_packages(SOURCE) / "onnxruntime-web"
+def engine():
+    """The folder of onnxruntime-web, of the version that the viewer is pinned to."""
+    folder = ROOT / "build" / "npm" / "node_modules" / "onnxruntime-web"
+    lock = json.loads((SOURCE / "package-lock.json").read_text())
+    wanted = lock["packages"]["node_modules/onnxruntime-web"]["version"]
+    package = folder / "package.json"
+    found = json.loads(package.read_text())["version"] if package.is_file() else None
+    if found != wanted:
+        pytest.skip(f"needs onnxruntime-web {wanted} in build/npm, got {found}: make viewer-engine")
+    return folder
 
 
 @pytest.fixture
