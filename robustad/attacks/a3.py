@@ -70,12 +70,12 @@ def a3(
         current, guided = problem.start(turn), problem.aimed(along)
         for _ in range(start_steps):
             _, gradient = guided.gradient(current)
-            current = _moved(problem, current, gradient, problem.eps)
+            current = problem.step(current, gradient, problem.eps)
         for step in range(steps):
             values, gradient = problem.gradient(current, progress=step / steps)
             served = _serving(best.update(current, values), weight, served)
             share = 0.5 * (1 + math.cos(math.pi * step / steps))
-            current = _moved(problem, current, gradient, (0.1 + 0.9 * share) * problem.eps)
+            current = problem.step(current, gradient, (0.1 + 0.9 * share) * problem.eps)
         improved = best.update(current, problem.values(current, progress=1.0))
         served = _serving(improved, weight, served)
     return best.images
@@ -96,8 +96,3 @@ def _directions(problem: Problem, turn: int, served: Tensor) -> Tensor:
 
 def _serving(improved: Tensor, weight: Tensor, served: Tensor) -> Tensor:
     return torch.where(improved[:, None], weight, served)
-
-
-def _moved(problem: Problem, current: Tensor, gradient: Tensor, size: float) -> Tensor:
-    move = problem.direction(gradient, current).mul_(size)
-    return problem.project(move.add_(current))

@@ -11,6 +11,7 @@ from torch import Tensor
 from robustad.attacks.pgd import Best, Keep, check_runs, first_iterate
 from robustad.attacks.problem import Problem
 from robustad.attacks.projection import EDGE, held, sparse_direction
+from robustad.attacks.rows import overwrite
 from robustad.errors import InputError
 
 MOMENTUM, IMPROVING = 0.75, 0.75
@@ -143,16 +144,32 @@ class _Top:
     images: Tensor
     values: Tensor
     gradient: Tensor
+    own: bool = False
 
     def update(self, images: Tensor, values: Tensor, gradient: Tensor) -> None:
         better = values > self.values
-        if bool(better.all()):
-            self.images, self.values, self.gradient = images, values, gradient
-        elif bool(better.any()):
-            rows = better[:, None, None, None]
-            self.images = torch.where(rows, images, self.images)
+        improved = better.tolist()
+        if all(improved):
+            self.images, self.values, self.gradient, self.own = images, values, gradient, False
+        elif any(improved):
+            if not self.own:
+                self.images, self.gradient = self.images.clone(), self.gradient.clone()
+                self.own = True
+            overwrite(better, (self.images, images), (self.gradient, gradient))
             self.values = torch.where(better, values, self.values)
-            self.gradient = torch.where(rows, gradient, self.gradient)
+
+    def restart(
+        self, rows: Tensor, images: Tensor, values: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Some images (B,), bool, back at the best iterate."""
+        if not bool(rows.any()):
+            return images, values, gradient
+        entries = rows[:, None, None, None]
+        return (
+            torch.where(entries, self.images, images),
+            torch.where(rows, self.values, values),
+            torch.where(entries, self.gradient, gradient),
+        )
 
 
 def _ascent(problem: Problem, current: Tensor, steps: int, first: float) -> tuple[_Top, Tensor]:
@@ -165,8 +182,7 @@ def _ascent(problem: Problem, current: Tensor, steps: int, first: float) -> tupl
     checked, since, places = values, 0, set(checkpoints(steps))
     previous = current
     for step in range(1, steps + 1):
-        move = problem.direction(gradient, current).mul_(size[:, None, None, None])
-        ahead = problem.project(move.add_(current))
+        ahead = problem.step(current, gradient, size)
         if step > 1:  # current + .75 (ahead - current) + .25 (current - previous)
             ahead.mul_(MOMENTUM).add_(current, alpha=2 - 2 * MOMENTUM)
             ahead = problem.project(ahead.sub_(previous, alpha=1 - MOMENTUM))
@@ -184,10 +200,7 @@ def _ascent(problem: Problem, current: Tensor, steps: int, first: float) -> tupl
             size = torch.where(halve, size / 2, size)
             stuck, checked, since = halve, top.values.clone(), step
             rising.zero_()
-            rows = halve[:, None, None, None]
-            current = torch.where(rows, top.images, current)
-            gradient = torch.where(rows, top.gradient, gradient)
-            values = torch.where(halve, top.values, values)
+            current, values, gradient = top.restart(halve, current, values, gradient)
     return top, current
 
 
@@ -221,11 +234,7 @@ def _sparse_ascent(
             fewer = (top.values <= checked) & (share * entries > 1)
             share = torch.where(fewer, share, now / entries) / SPARSER
             changed, checked = now, top.values.clone()
-            again = sparser | fewer
-            rows = again[:, None, None, None]
-            current = torch.where(rows, top.images, current)
-            gradient = torch.where(rows, top.gradient, gradient)
-            values = torch.where(again, top.values, values)
+            current, values, gradient = top.restart(sparser | fewer, current, values, gradient)
     return top, current
 
 

@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from robustad.attacks.rows import overwrite
+
 
 @dataclass(kw_only=True)
 class Record:
@@ -16,7 +18,7 @@ class Record:
     Attributes
     ----------
     value : Tensor, (B,)
-        Largest measure, -inf before the first.
+        Largest measure, -inf before the first; a view of the meter's `values`.
     images : Tensor, (B, 3, H, W)
         Where it was seen.
     patch : Tensor, (B, N)
@@ -28,34 +30,26 @@ class Record:
     patch: Tensor
 
     @classmethod
-    def empty(cls, x: Tensor, patch: Tensor) -> Self:
-        """Nothing seen yet of images (B, 3, H, W)."""
-        value = torch.full((x.shape[0],), -torch.inf, device=x.device, dtype=patch.dtype)
+    def empty(cls, x: Tensor, patch: Tensor, value: Tensor) -> Self:
+        """Nothing seen yet of images (B, 3, H, W), as `value` (B,) says and will say."""
         return cls(value=value, images=x.clone(), patch=patch.clone())
 
-    def update(
-        self, rows: Tensor | None, value: Tensor, images: Tensor, patch: Tensor, repeats: bool
+    def _write(
+        self, rows: Tensor, better: Tensor, value: Tensor, images: Tensor, patch: Tensor
     ) -> None:
-        """Keep what is worse than before.
+        """Take in what is better (B,), bool, of images whose places are `rows`, which may repeat.
 
-        `rows` says whose images they are (None: everybody's, in order), and may repeat, which
-        `repeats` then says.
+        Of several candidates for an image the largest, as writes have no order.
         """
-        better = (value > (self.value if rows is None else self.value[rows])).nonzero().flatten()
-        if rows is None and len(better) == len(self.value):  # all of them: one plain copy
-            self.value.copy_(value)
-            self.images.copy_(images)
-            self.patch.copy_(patch)
-        elif len(better):
-            target = better if rows is None else rows[better]
-            if repeats:  # of several candidates for an image the largest, as writes have no order
-                order = value[better].argsort()
-                last = {int(target[i]): int(better[i]) for i in order.tolist()}
-                target = torch.tensor(list(last), device=value.device)
-                better = torch.tensor(list(last.values()), device=value.device)
-            self.value[target] = value[better]
-            self.images[target] = images[better]
-            self.patch[target] = patch[better]
+        places = better.nonzero().flatten()
+        if not len(places):
+            return
+        places = places[value[places].argsort()]
+        last = dict(zip(rows[places].tolist(), places.tolist(), strict=True))
+        target = torch.tensor(list(last), device=value.device)
+        places = torch.tensor(list(last.values()), device=value.device)
+        for mine, theirs in ((self.value, value), (self.images, images), (self.patch, patch)):
+            mine[target] = theirs[places]
 
 
 @dataclass(kw_only=True)
@@ -68,6 +62,8 @@ class Meter:
         Passes of the detector over each image; forward passes are the queries of a black box.
     dead : Tensor, (B,), int64, on the CPU
         Backward passes whose gradient was zero everywhere.
+    values : Tensor, (1, B) or (3, B)
+        The records' measures, in the order below, -inf before the first.
     image : Record
         Of the largest `(1 - 2y) S`.
     pixel : Record or None
@@ -82,6 +78,7 @@ class Meter:
     forward: Tensor
     backward: Tensor
     dead: Tensor
+    values: Tensor
     image: Record
     pixel: Record | None
     order: Record | None
@@ -91,14 +88,46 @@ class Meter:
     def zero(cls, x: Tensor, patch: Tensor, *, pixel: bool) -> Self:
         """Nothing asked yet about images (B, 3, H, W) with clean patch scores (B, N)."""
         counts = [torch.zeros(x.shape[0], dtype=torch.int64) for _ in range(3)]
+        shape = (3 if pixel else 1, x.shape[0])
+        values = torch.full(shape, -torch.inf, device=x.device, dtype=patch.dtype)
+        records = [Record.empty(x, patch, value) for value in values]
         return cls(
             forward=counts[0],
             backward=counts[1],
             dead=counts[2],
-            image=Record.empty(x, patch),
-            pixel=Record.empty(x, patch) if pixel else None,
-            order=Record.empty(x, patch) if pixel else None,
+            values=values,
+            image=records[0],
+            pixel=records[1] if pixel else None,
+            order=records[2] if pixel else None,
         )
+
+    @property
+    def records(self) -> list[Record]:
+        """All there are, in the order of `values`."""
+        return [one for one in (self.image, self.pixel, self.order) if one is not None]
+
+    def record(self, rows: Tensor | None, values: Tensor, images: Tensor, patch: Tensor) -> None:
+        """Keep what is worse than before.
+
+        Parameters
+        ----------
+        rows : Tensor, (C,), int64, or None
+            Whose images they are; None for everybody's, in order.
+        values : Tensor, (1, C) or (3, C)
+            Their measures.
+        images : Tensor, (C, 3, H, W)
+            Candidates; copied.
+        patch : Tensor, (C, N)
+            Their patch scores.
+        """
+        better = values > (self.values if rows is None else self.values[:, rows])
+        if rows is not None:
+            for record, improved, value in zip(self.records, better, values, strict=True):
+                record._write(rows, improved, value, images, patch)
+            return
+        torch.where(better, values, self.values, out=self.values)
+        for record, improved in zip(self.records, better, strict=True):
+            overwrite(improved, (record.images, images), (record.patch, patch))
 
     @property
     def harm(self) -> Tensor:

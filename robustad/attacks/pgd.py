@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robustad.attacks.problem import Problem
+from robustad.attacks.rows import overwrite
 from robustad.errors import InputError
 
 Keep: TypeAlias = Literal["best", "last"]
@@ -89,8 +90,7 @@ def pgd(
             values, gradient = problem.gradient(current, progress=progress)
             if keep == "best":
                 best.update(current, values)
-            move = problem.direction(gradient, current).mul_(size)
-            current = problem.project(move.add_(current))
+            current = problem.step(current, gradient, size)
         if keep == "best" or restarts > 1:
             best.update(current, problem.values(current, progress=1.0))
     return best.images if keep == "best" or restarts > 1 else current
@@ -135,13 +135,17 @@ class Best:
     def __init__(self, problem: Problem) -> None:
         self.images = problem.x
         self.values = torch.full((len(problem),), -torch.inf, device=problem.x.device)
+        self._own = False
 
     def update(self, images: Tensor, values: Tensor) -> Tensor:
         """Take in an iterate, which must not be written into again; which images improved."""
         better = values > self.values
-        if bool(better.all()):  # no copy where everything improved
-            self.images, self.values = images, values
-        elif bool(better.any()):
-            self.images = torch.where(better[:, None, None, None], images, self.images)
+        improved = better.tolist()
+        if all(improved):  # no copy where everything improved
+            self.images, self.values, self._own = images, values, False
+        elif any(improved):
+            if not self._own:
+                self.images, self._own = self.images.clone(), True
+            overwrite(better, (self.images, images))
             self.values = torch.where(better, values, self.values)
         return better

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from robustad.attacks.gradient import value_and_gradient
+from robustad.attacks.harm import PixelHarm
 from robustad.attacks.meter import Meter
-from robustad.attacks.objectives import LogitScale, Objective, Scores, flip, misorder, resolve
+from robustad.attacks.objectives import LogitScale, Objective, Scores, resolve
 from robustad.attacks.projection import (
     SPARSITY,
     Norm,
@@ -169,7 +171,7 @@ class Problem:
     def __len__(self) -> int:
         return self.x.shape[0]
 
-    @property
+    @cached_property
     def sign(self) -> Tensor:
         """`1 - 2y` (B,): the direction in which the attacker moves image scores."""
         return (1 - 2 * self.label).to(self.x.dtype)
@@ -231,6 +233,23 @@ class Problem:
             return sparse_direction(gradient, share, held(gradient, current))
         return direction(gradient, self.norm)
 
+    def step(self, current: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
+        """A new point (B, 3, H, W) a step of one length, or one an image (B,), along a gradient.
+
+        In the ball. `current` and `gradient` are not written into.
+        """
+        if isinstance(size, Tensor):
+            size = size[:, None, None, None]
+        if self.norm != "linf":
+            return self.project(self.direction(gradient, current).mul_(size).add_(current))
+        # A sign times the size is exact: at once with the sum it rounds the same.
+        move = gradient.sign()
+        if isinstance(size, Tensor):
+            torch.addcmul(current, move, size, out=move)
+        else:
+            torch.add(current, move, alpha=size, out=move)
+        return self.project(move)
+
     def project(self, images: Tensor) -> Tensor:
         """Bring images (B, 3, H, W) into the ball and [0, 1]; may write into them."""
         if self.norm == "linf":
@@ -242,21 +261,12 @@ class Problem:
         reach = self.radius + slack(self.radius, self.norm)
         return distance(images, self.x, self.norm) <= reach
 
-    def hurts(self, patch: Tensor) -> tuple[Tensor, Tensor]:
-        """How much patch scores (B, N) hurt pixel metrics: `flip` and `misorder`, (B,) each."""
-        scores = Scores(
-            patch=patch,
-            image=patch[:, 0],
-            label=self.label,
-            mask=self.mask,
-            scale=self.scale,
-            own=self.own,
-        )
-        return flip(scores), misorder(scores)
-
-    def margin(self, patch: Tensor) -> Tensor:
-        """Minus the mean pairwise margin (B,) of patch scores (B, N): what hurts pixel metrics."""
-        return self.hurts(patch)[0]
+    @cached_property
+    def hurts(self) -> PixelHarm:
+        """From patch scores (B, N) to how much they hurt pixel metrics, (2, B); needs masks."""
+        assert self.mask is not None
+        assert self.own is not None
+        return PixelHarm.of(self.mask, self.scale, self.own, self.clean)
 
     def scores(self, images: Tensor, *, progress: float = 0.0) -> Scores:
         """Ask the detector; the one way to it.
@@ -280,7 +290,7 @@ class Problem:
             if self.precision is not None:
                 patch = patch.float()
             image = self.detector.aggregate(patch)
-        self.meter.forward.index_add_(0, self.rows, torch.ones_like(self.rows))
+        self._count(self.meter.forward)
         self._remember(images.detach(), patch.detach(), image.detach())
         return Scores(
             patch=patch,
@@ -329,32 +339,36 @@ class Problem:
         values, gradient, largest = value_and_gradient(
             loss, images, lenient=self.precision is not None
         )
-        ones = torch.ones_like(self.rows)
-        self.meter.backward.index_add_(0, self.rows, ones)
-        flat = largest.cpu()  # also waits for the gradient
-        self.meter.dead.index_add_(0, self.rows, (flat == 0).to(ones))
-        if not bool(torch.isfinite(flat).all()):
+        self._count(self.meter.backward)
+        if 0.0 in largest:
+            dead = torch.tensor([size == 0.0 for size in largest])
+            self.meter.dead.index_add_(0, self.rows, dead.to(self.rows))
+        if not all(map(math.isfinite, largest)):
             self.meter.flags.add("nonfinite_gradient")
         return values, gradient
+
+    def _count(self, passes: Tensor) -> None:
+        """One pass more over each of these images."""
+        if self._places is None:
+            passes += 1
+        else:
+            passes.index_add_(0, self.rows, torch.ones_like(self.rows))
 
     @cached_property
     def _box(self) -> tuple[Tensor, Tensor]:
         return (self.x - self.eps).clamp_(min=0.0), (self.x + self.eps).clamp_(max=1.0)
 
     @cached_property
-    def _places(self) -> tuple[Tensor | None, bool]:
-        """Places in the meter on the images' device, None for all in order; whether they repeat."""
+    def _places(self) -> Tensor | None:
+        """Places in the meter on the images' device, None for all in order."""
         if self.rows.tolist() == [*range(len(self.meter.forward))]:
-            return None, False
-        return self.rows.to(self.x.device), len(set(self.rows.tolist())) < len(self.rows)
+            return None
+        return self.rows.to(self.x.device)
 
     @torch.no_grad()
     def _remember(self, images: Tensor, patch: Tensor, image: Tensor) -> None:
-        outside = ~self.inside(images)
-        rows, repeats = self._places
-        harm = (self.sign.to(image.dtype) * image).masked_fill(outside, -torch.inf)
-        self.meter.image.update(rows, harm, images, patch, repeats)
-        if self.meter.pixel is not None and self.meter.order is not None:
-            records = (self.meter.pixel, self.meter.order)
-            for record, hurt in zip(records, self.hurts(patch), strict=True):
-                record.update(rows, hurt.masked_fill(outside, -torch.inf), images, patch, repeats)
+        harm = (self.sign.to(image.dtype) * image)[None].to(self.meter.values.dtype)
+        if self.mask is not None:
+            harm = torch.cat([harm, self.hurts(patch).to(harm)])
+        harm = harm.masked_fill(~self.inside(images), -torch.inf)
+        self.meter.record(self._places, harm, images, patch)

@@ -42,7 +42,7 @@ def sea(problem: Problem, *, steps: int = 300, losses: Sequence[str] = LOSSES) -
     """
     problem.require_mask("sea")
     best = Best(problem)
-    best.update(problem.x, problem.margin(problem.clean))
+    best.update(problem.x, problem.hurts(problem.clean)[0])
     for loss in losses:
         found = shrinking(problem.aimed(loss), steps=steps)
         best.update(found, problem.aimed("flip").values(found))

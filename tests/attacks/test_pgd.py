@@ -1,4 +1,5 @@
 import foolbox
+import numpy as np
 import pytest
 import torch
 import torchattacks
@@ -173,7 +174,7 @@ def test_gradients_are_of_each_image_alone(smooth, images):
         one, alone, _ = value_and_gradient(image_loss(scorer), x[i : i + 1])
         assert float(one) == pytest.approx(float(values[i]), abs=1e-6)
         assert torch.allclose(alone[0], gradient[i], atol=1e-6)
-    assert torch.equal(largest, gradient.abs().amax(dim=(1, 2, 3)))
+    assert largest == gradient.abs().amax(dim=(1, 2, 3)).tolist()
     assert not values.requires_grad
     assert not x.requires_grad
 
@@ -200,7 +201,7 @@ def test_gradients_that_are_not_finite_are_refused(images):
     _, gradient, largest = value_and_gradient(
         lambda image: image.sqrt().sum(dim=(1, 2, 3)), x, lenient=True
     )
-    assert torch.isfinite(largest).tolist() == [True, True, False, True]
+    assert np.isfinite(largest).tolist() == [True, True, False, True]
     assert float(gradient[2, 0, 0, 0]) == 0
     assert float(gradient[2, 0, 0, 1]) == pytest.approx(0.5 / float(x[2, 0, 0, 1]) ** 0.5)
 
