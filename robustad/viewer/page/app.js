@@ -37,7 +37,7 @@ function ask(task, file, name) {
 // ---- the detector ----------------------------------------------------------------------------
 
 async function openModel(file, name) {
-  $("model-error").hidden = true;
+  tellModelError("");
   $("model-name").textContent = `Loading ${name} ...`;
   try {
     const { document: found, form, golden } = await ask("open", file, name);
@@ -58,7 +58,7 @@ async function openModel(file, name) {
 
 function tellModelError(text) {
   $("model-error").textContent = text;
-  $("model-error").hidden = false;
+  $("model-error").hidden = text === "";
 }
 
 function showFacts(form, golden) {
