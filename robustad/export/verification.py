@@ -16,13 +16,13 @@ from robustad.detectors import Detector
 from robustad.errors import InputError, RobustadError, VerificationError
 from robustad.export.calibration import steepness
 from robustad.export.metadata import describe, shown_size
+from robustad.export.reference import expected_outputs, largest_difference, size_of
 from robustad.export.trace import evaluation_mode
 from robustad.geometry import resize_bicubic
 from robustad.runtime import OnnxDetector, load
 from robustad.runtime._metadata import BYTES, OPTIONAL_OUTPUTS
 from robustad.runtime._verdicts import codes_of
 from robustad.runtime.batches import batches, byte_batches, stack
-from robustad.verdict import binary_entropy
 
 if TYPE_CHECKING:
     from robustad.images import Images
@@ -200,8 +200,8 @@ def verify(
     with torch.no_grad(), evaluation_mode(detector):
         mismatches = _mismatches(detector, file, map_tolerance)
         for x in _inputs(detector, file, images, sizes):
-            shapes.append((x.shape[0], *_size(x)))
-            expected, found = _expected(detector, x), file.run(x, names)
+            shapes.append((x.shape[0], *size_of(x)))
+            expected, found = expected_outputs(detector, x), file.run(x, names)
             if "p_value" in found:
                 reach = score_tolerance * max(1.0, _largest(expected["score"]))
                 expected["p_value"] = _nearest_p_value(
@@ -210,7 +210,7 @@ def verify(
             if "verdict" in found:
                 expected["verdict"] = _verdicts_on(detector, found)
             for name in names:
-                worst = _difference(expected[name], found[name])
+                worst = largest_difference(expected[name], found[name])
                 differences[name] = max(differences[name], worst)
                 largest[name] = max(largest[name], _largest(expected[name]))
             flips += _flips(expected["patch_scores"], found["patch_scores"], map_tolerance)
@@ -265,33 +265,6 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _size(x: npt.NDArray[Any]) -> tuple[int, int]:
-    """Height and width of images in either form."""
-    return (x.shape[1], x.shape[2]) if x.dtype == np.uint8 else (x.shape[2], x.shape[3])
-
-
-def _expected(detector: Detector, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-    size, geometry = _size(x), detector.geometry
-    if x.dtype == np.uint8:
-        prepared = [geometry.apply(image / np.float32(255)) for image in x]
-        found = _expected(detector, np.stack(prepared).transpose(0, 3, 1, 2).copy())
-        maps = np.stack([geometry.restore(one, *size) for one in found["anomaly_map"]])
-        pixels = detector.probability_map(torch.from_numpy(maps)).cpu().numpy()
-        return {**found, "anomaly_map": maps, "probability_map": pixels}
-    patch_scores = detector.patch_scores(torch.from_numpy(x).to(detector.device))
-    score = detector.aggregate(patch_scores).cpu().numpy()
-    probability = detector.probability(score)
-    anomaly_map = detector.anomaly_map(patch_scores, size)
-    return {
-        "score": score,
-        "probability": probability,
-        "entropy": binary_entropy(probability),
-        "patch_scores": patch_scores.cpu().numpy(),
-        "anomaly_map": anomaly_map.cpu().numpy(),
-        "probability_map": detector.probability_map(anomaly_map).cpu().numpy(),
-    }
-
-
 def _nearest_p_value(
     detector: Detector, score: FloatArray, found: FloatArray, reach: float
 ) -> npt.NDArray[np.float64]:
@@ -313,16 +286,6 @@ def _verdicts_on(detector: Detector, found: dict[str, npt.NDArray[Any]]) -> npt.
     return codes_of(detector.policy.decide(known))
 
 
-def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
-    if expected.shape != found.shape:
-        return float("inf")
-    if expected.dtype.kind == "i":  # codes: another one is wrong, whichever
-        return float((expected != found).any())
-    both_nan = np.isnan(expected) & np.isnan(found)
-    difference = np.where(both_nan, 0.0, np.abs(expected.astype(np.float64) - found))
-    return float(np.nan_to_num(difference, nan=np.inf).max())
-
-
 def _largest(expected: npt.NDArray[Any]) -> float:
     finite = np.abs(expected[np.isfinite(expected)])
     return float(finite.max()) if finite.size else 0.0
@@ -341,7 +304,7 @@ def _inputs(
     """Batches of every size of image: each batch size occurs, and each image."""
     by_size: dict[tuple[int, int], list[npt.NDArray[Any]]] = {}
     for image in _prepared(detector, file, images):
-        by_size.setdefault(_size(image), []).append(image)
+        by_size.setdefault(size_of(image), []).append(image)
     for group in by_size.values():
         start, pending = 0, list(batch_sizes)
         while pending or start < len(group):
@@ -362,7 +325,7 @@ def _prepared(
     for batch in byte_batches(images, 1) if whole else batches(images, geometry, 1):
         none = False
         x = stack(batch)
-        height, width = geometry.crop(*geometry.resized(*_size(x)))[2:] if whole else _size(x)
+        height, width = geometry.crop(*geometry.resized(*size_of(x)))[2:] if whole else size_of(x)
         if file.image_size not in (None, (height, width)):
             raise InputError(
                 f"{batch[0].name}: prepared to {height} x {width} pixels, but the file "
