@@ -23,10 +23,13 @@ from robustad.runtime import _metadata
 from robustad.runtime._custom_ops import DOMAIN
 from robustad.runtime._header import Header
 
-CPU = "CPU"
+CPU, AUTO = "CPU", "AUTO"
+HINT = "INFERENCE_PRECISION_HINT"
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 # Devices beside the CPU that OpenVINO has names for; a second GPU is `gpu.1`.
 DEVICES = ("cpu", "gpu", "npu", "auto")
+# Modes of resizing that do not alias, by those that do.
+PILLOW = {"cubic": "bicubic_pillow", "linear": "bilinear_pillow", "linear_onnx": "bilinear_pillow"}
 COMPUTED = ("score", "patch_scores", "anomaly_map")
 # What the exporter calls the ends of preparing and restoring in files that take uint8.
 PREPARED, PREPARED_MAP = "prepared", "prepared_anomaly_map"
@@ -94,20 +97,24 @@ def open_openvino(
             f"{path}: uses robustad's own operators, which OpenVINO does not have: expected a file "
             "exported without custom_ops, or engine='onnxruntime'"
         )
-    properties = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
-        **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
-        **_own_properties(provider_options),
-    }
     core = ov.Core()
     device = _device(core, providers)
+    own = _own_properties(core, device, provider_options)
     try:
         model = core.read_model(path)
-        outputs = _between(ov, model, metadata, path)
-    except RuntimeError as error:
+    except Exception as error:  # none of its classes are documented
         raise _refusal(path, ov, error) from error
-    compiled, device = _compiled(ov, core, model, device, properties, path)
+    outputs = _between(ov, model, metadata, path)
+    try:
+        compiled = core.compile_model(model, device, _properties(device, precision, threads) | own)
+    except RuntimeError as error:
+        if device == CPU:
+            raise _refusal(path, ov, error) from error
+        compiled = _on_cpu(ov, core, model, _properties(CPU, precision, threads), path, error)
+        device = CPU
+    used = compiled.get_property(HINT).get_type_name() if device == CPU else HINTS[precision]
+    if HINT not in own and used != HINTS[precision]:
+        warnings.warn(f"this CPU has no {precision}: OpenVINO computes in {used}", stacklevel=3)
     return OpenVINOSession(compiled, outputs, metadata, [f"OpenVINO:{device}"])
 
 
@@ -141,10 +148,28 @@ def _between(ov: Any, model: Any, metadata: Mapping[str, Any], path: Path) -> li
     for result in model.get_results():
         model.remove_result(result)
     model.add_results([outputs[name] for name in COMPUTED])
+    _antialias(model)
     if whole:
         for parameter in model.get_parameters()[:-1]:
             model.remove_parameter(parameter)
     return list(outputs)
+
+
+def _antialias(model: Any) -> None:
+    """Have images and position embeddings resized as the file says.
+
+    OpenVINO's CPU reads the attribute `antialias` of a resize, and computes as if it were false
+    (openvinotoolkit/openvino issue 35893): a ViT of another size than it was trained at then sees
+    other positions. Its modes after Pillow compute what ONNX describes.
+    """
+    for node in model.get_ops():
+        if node.get_type_name() != "Interpolate":
+            continue
+        attributes = node.get_attributes()
+        mode = PILLOW.get(attributes["mode"])
+        if attributes.get("antialias") and mode is not None:
+            node.set_attribute("mode", mode)
+            node.set_attribute("antialias", False)
 
 
 def _names(value: Any) -> set[str]:
@@ -152,24 +177,30 @@ def _names(value: Any) -> set[str]:
     return names
 
 
-def _compiled(
-    ov: Any, core: Any, model: Any, device: str, properties: dict[str, Any], path: Path
-) -> tuple[Any, str]:
-    try:
-        return core.compile_model(model, device, properties), device
-    except (RuntimeError, TypeError) as error:
-        if device == CPU:
-            raise _refusal(path, ov, error) from error
-        reason = _first_line(error)
+def _properties(device: str, precision: str, threads: int | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", HINT: HINTS[precision]}
+    if device in (CPU, AUTO):
+        # Otherwise the threads of each process on a machine are bound to the same, first cores.
+        found["ENABLE_CPU_PINNING"] = False
+        if threads is not None:
+            found["INFERENCE_NUM_THREADS"] = threads
+    return found
+
+
+def _on_cpu(
+    ov: Any, core: Any, model: Any, properties: dict[str, Any], path: Path, first: Exception
+) -> Any:
+    """Second try, when a device has failed."""
     try:
         compiled = core.compile_model(model, CPU, properties)
-    except (RuntimeError, TypeError) as error:
+    except RuntimeError as error:
         raise _refusal(path, ov, error) from error
     warnings.warn(
-        f"OpenVINO's {device} could not run {path.name} ({reason}); running on the CPU",
+        f"the device asked for could not run {path.name} with OpenVINO ({_first_line(first)}); "
+        "running on the CPU",
         stacklevel=4,
     )
-    return compiled, CPU
+    return compiled
 
 
 def _device(core: Any, providers: Sequence[str] | None) -> str:
@@ -185,7 +216,7 @@ def _device(core: Any, providers: Sequence[str] | None) -> str:
                 f"providers: expected OpenVINO's devices {', '.join(DEVICES)}, gpu.1, ..., got "
                 f"{provider!r}"
             )
-        if name == "AUTO" or any(one == name or one.partition(".")[0] == name for one in present):
+        if name == AUTO or any(one == name or one.partition(".")[0] == name for one in present):
             return name
         warnings.warn(
             f"{name} is not among OpenVINO's devices here ({', '.join(present)}); running on the "
@@ -195,7 +226,10 @@ def _device(core: Any, providers: Sequence[str] | None) -> str:
     return CPU
 
 
-def _own_properties(given: Mapping[str, Mapping[str, str]] | None) -> dict[str, str]:
+def _own_properties(
+    core: Any, device: str, given: Mapping[str, Mapping[str, str]] | None
+) -> dict[str, str]:
+    """Properties given by the caller; those of the CPU are checked before a model is blamed."""
     properties: dict[str, str] = {}
     for name, options in (given or {}).items():
         if name.lower() != _metadata.OPENVINO:
@@ -207,6 +241,11 @@ def _own_properties(given: Mapping[str, Mapping[str, str]] | None) -> dict[str, 
                 f"provider_options: expected a mapping of options for {name}, got {options!r}"
             )
         properties |= {str(key): str(value) for key, value in options.items()}
+    if device == CPU and properties:
+        try:
+            core.set_property(CPU, properties)
+        except RuntimeError as error:
+            raise InputError(f"provider_options: OpenVINO says: {_first_line(error)}") from error
     return properties
 
 

@@ -115,7 +115,7 @@ class OnnxDetector:
 
     @property
     def providers(self) -> list[str]:
-        """Onnxruntime's execution providers in use, the preferred one first; or `OpenVINO:CPU`."""
+        """Execution providers of onnxruntime in use, the preferred one first; or `OpenVINO:CPU`."""
         return self._session.providers
 
     @property
