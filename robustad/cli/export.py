@@ -122,13 +122,14 @@ def verify(
     images: Annotated[
         Path | None, typer.Option(help="Folder of images to compare on; default: generated ones.")
     ] = None,
+    runtime: common.Runtime = common.Engine.AUTO,
     json: common.Json = False,
 ) -> None:
     """Compare a detector and its ONNX file on real inputs; exit with code 3 on disagreement."""
     from robustad.detectors import load
     from robustad.export import verify as compare
 
-    found = compare(load(detector), onnx, images=images)
+    found = compare(load(detector), onnx, images=images, engine=runtime.value)
     if json:
         common.print_json(found.to_dict())
     found.raise_if_failed()

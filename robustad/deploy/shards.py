@@ -14,6 +14,7 @@ from robustad.deploy.tolerant import batched, prefetched, read_or_reason, score_
 from robustad.errors import InputError, StateError
 from robustad.images import SUFFIXES
 from robustad.runtime import OnnxDetector
+from robustad.runtime._session import Engine
 from robustad.runtime.integrity import sha256_of
 
 FORMAT = 1  # of what a shard's key stands for; raise it when lines mean something else
@@ -59,7 +60,9 @@ class Job:
     batch_size : int
         Images scored at once.
     threads : int or None
-        Of onnxruntime, in each worker.
+        Of the runtime, in each worker.
+    runtime : {"auto", "onnxruntime", "openvino"}
+        The argument `engine` of `robustad.runtime.load`.
     providers : list of str or None
         See `robustad.runtime.load`.
     calibration : (float, float) or None
@@ -76,6 +79,7 @@ class Job:
     providers: list[str] | None = None
     calibration: tuple[float, float] | None = None
     threshold: float | None = None
+    runtime: Engine = "auto"
 
     def load(self) -> OnnxDetector:
         """Load the model."""
@@ -85,6 +89,7 @@ class Job:
 
         model = runtime.load(
             self.model,
+            engine=self.runtime,
             providers=self.providers,
             threads=self.threads,
             calibration=None
@@ -123,9 +128,11 @@ def plan(job: Job, size: int) -> list[Shard]:
     )
     if not files:
         raise InputError(f"{data}: expected image files in it or its folders, found none")
-    common = [
+    common: list[Any] = [
         FORMAT, sha256_of(job.model), job.calibration, job.threshold, job.providers, job.batch_size,
     ]  # fmt: skip
+    if job.runtime != "auto":  # outcomes from before there was a choice stay good
+        common.append(job.runtime)
     shards = []
     for index, start in enumerate(range(0, len(files), size)):
         part = files[start : start + size]

@@ -21,6 +21,7 @@ from robustad.export.trace import evaluation_mode
 from robustad.geometry import resize_bicubic
 from robustad.runtime import OnnxDetector, load
 from robustad.runtime._metadata import BYTES, OPTIONAL_OUTPUTS
+from robustad.runtime._session import Engine
 from robustad.runtime._verdicts import codes_of
 from robustad.runtime.batches import batches, byte_batches, stack
 
@@ -73,7 +74,8 @@ class Verification:
     shapes : list of (int, int, int)
         Batch size, height and width of every batch compared.
     providers : list of str
-        onnxruntime's execution providers, the preferred one first.
+        What ran the file: onnxruntime's execution providers, the preferred one first, or
+        OpenVINO's device.
     """
 
     path: str
@@ -136,6 +138,7 @@ def verify(
     batch_sizes: Sequence[int] = (1, 2, 3, 4, 5),
     score_tolerance: float | None = None,
     map_tolerance: float | None = None,
+    engine: Engine = "auto",
     providers: Sequence[str] | None = None,
     threads: int | None = None,
 ) -> Verification:
@@ -159,6 +162,8 @@ def verify(
         calibration's curve, if that is more.
     map_tolerance : float, optional
         The same for patch scores and anomaly map; by default 1e-4, or 2e-3.
+    engine : {"auto", "onnxruntime", "openvino"}, default "auto"
+        See `robustad.runtime.load`.
     providers : sequence of str, optional
         See `robustad.runtime.load`; by default the CPU, also where there is a GPU.
     threads : int, optional
@@ -176,7 +181,7 @@ def verify(
     StateError
         If the file is no exported detector.
     MissingDependencyError
-        If onnxruntime is not installed.
+        If the engine is not installed.
     """
     sizes = list(batch_sizes)
     if not sizes or min(sizes) < 1:
@@ -184,7 +189,8 @@ def verify(
     for name, value in (("score_tolerance", score_tolerance), ("map_tolerance", map_tolerance)):
         if value is not None and not value >= 0:
             raise InputError(f"{name}: expected >= 0, got {value}")
-    file = load(path, providers=["cpu"] if providers is None else providers, threads=threads)
+    providers = ["cpu"] if providers is None else providers
+    file = load(path, engine=engine, providers=providers, threads=threads)
     exact = file.metadata.get("bank", "float32") == "float32"
     if score_tolerance is None:
         score_tolerance = 1e-5 if exact else 1e-3
