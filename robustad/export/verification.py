@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from robustad.export.reference import expected_outputs, largest_difference, size
 from robustad.export.trace import evaluation_mode
 from robustad.geometry import resize_bicubic
 from robustad.runtime import OnnxDetector, load
-from robustad.runtime._metadata import BYTES, OPTIONAL_OUTPUTS
+from robustad.runtime._metadata import BYTES, ONNXRUNTIME, OPTIONAL_OUTPUTS
 from robustad.runtime._session import Engine
 from robustad.runtime._verdicts import codes_of
 from robustad.runtime.batches import batches, byte_batches, stack
@@ -48,6 +48,12 @@ DESCRIBED = (
 # Of float32 arithmetic on counts.
 P_VALUE_TOLERANCE = 1e-6
 GENERATED = 3
+# Largest difference in score, and of a patch score or map value: of float32 arithmetic in another
+# order, and of banks in fewer bits.
+STRICT = (1e-5, 1e-4)
+SHORT_BANK = (1e-3, 2e-3)
+# Other images than those a target was chosen on may differ by more in some patch: this many times.
+MAP_SLACK = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +162,14 @@ def verify(
     batch_sizes : sequence of int >= 1, default (1, 2, 3, 4, 5)
         Compared for every image size that occurs.
     score_tolerance : float, optional
-        By default 1e-5, or 1e-3 for a file whose bank is not float32.
+        By default 1e-5, or 1e-3 for a file whose bank is not float32, or what `export_fastest`
+        was allowed for a file made by it.
         Largest difference in score: absolute, or relative to the largest score where that exceeds
         1, as logits do. Probability and entropy may differ by this times the steepest rise of the
         calibration's curve, if that is more.
     map_tolerance : float, optional
-        The same for patch scores and anomaly map; by default 1e-4, or 2e-3.
+        The same for patch scores and anomaly map; by default 1e-4, or 2e-3, or twice what
+        `export_fastest` found.
     engine : {"auto", "onnxruntime", "openvino"}, default "auto"
         See `robustad.runtime.load`.
     providers : sequence of str, optional
@@ -191,11 +199,9 @@ def verify(
             raise InputError(f"{name}: expected >= 0, got {value}")
     providers = ["cpu"] if providers is None else providers
     file = load(path, engine=engine, providers=providers, threads=threads)
-    exact = file.metadata.get("bank", "float32") == "float32"
-    if score_tolerance is None:
-        score_tolerance = 1e-5 if exact else 1e-3
-    if map_tolerance is None:
-        map_tolerance = 1e-4 if exact else 2e-3
+    usual = usual_tolerances(file.metadata)
+    score_tolerance = usual[0] if score_tolerance is None else score_tolerance
+    map_tolerance = usual[1] if map_tolerance is None else map_tolerance
     names = [
         name
         for name in file.outputs
@@ -245,6 +251,20 @@ def verify(
         shapes=shapes,
         providers=file.providers,
     )
+
+
+def usual_tolerances(metadata: Mapping[str, Any]) -> tuple[float, float]:
+    """Differences in score, and of a patch score or map value, that a file may have by default.
+
+    Those of float32 arithmetic, of the bank's precision, and of the target if it has one: the score
+    error its user allowed, and twice the map error found when it was chosen.
+    """
+    score, pixels = STRICT if metadata.get("bank", "float32") == "float32" else SHORT_BANK
+    target = metadata.get("target")
+    if target is not None and (target["precision"], target["engine"]) != ("float32", ONNXRUNTIME):
+        score = max(score, target["max_score_error"])
+        pixels = max(pixels, score, MAP_SLACK * target["map_error"])
+    return score, pixels
 
 
 def _mismatches(detector: Detector, file: OnnxDetector, tolerance: float) -> list[str]:
@@ -309,7 +329,7 @@ def _inputs(
 ) -> Iterator[npt.NDArray[Any]]:
     """Batches of every size of image: each batch size occurs, and each image."""
     by_size: dict[tuple[int, int], list[npt.NDArray[Any]]] = {}
-    for image in _prepared(detector, file, images):
+    for image in prepared_inputs(detector, file, images):
         by_size.setdefault(size_of(image), []).append(image)
     for group in by_size.values():
         start, pending = 0, list(batch_sizes)
@@ -319,9 +339,10 @@ def _inputs(
             start += size
 
 
-def _prepared(
+def prepared_inputs(
     detector: Detector, file: OnnxDetector, images: Images | None
 ) -> Iterator[npt.NDArray[Any]]:
+    """Images one by one, as the file takes them; generated ones if none are given."""
     whole, geometry = file.input_form == BYTES, detector.geometry
     if images is None:
         for image in _generated(detector, file):
