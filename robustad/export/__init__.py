@@ -2,6 +2,7 @@
 
 from robustad.export.metadata import ArtefactMetadata
 from robustad.export.onnx import export_onnx
+from robustad.export.parity import write_parity
 from robustad.export.target import TargetReport, export_fastest
 from robustad.export.translations import translation_table
 from robustad.export.triton import write_triton
@@ -15,5 +16,6 @@ __all__ = [
     "export_onnx",
     "translation_table",
     "verify",
+    "write_parity",
     "write_triton",
 ]

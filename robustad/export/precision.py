@@ -21,7 +21,7 @@ from robustad.runtime._onnxruntime import open_onnxruntime
 # Between convolutions these take and give 8 bits, which spares rounding to float32 and back.
 BETWEEN = ("Relu", "Add", "MaxPool")
 # Share of a tensor's values at either end that clipped ranges give up.
-TAIL = 1e-4
+TAIL = 1e-5
 RangeKind: TypeAlias = Literal["extremes", "clipped"]
 KINDS: tuple[RangeKind, ...] = ("extremes", "clipped")
 Range: TypeAlias = tuple[float, float]
