@@ -133,7 +133,9 @@ class Search:
         self.tried: list[Candidate] = []
         self._files: dict[str, Path] = {}
         self._golden: dict[str, dict[str, float]] = {}
-        plain_file = load(aside, engine=ONNXRUNTIME, providers=["cpu"], threads=threads)
+        plain_file = load(
+            aside, engine=ONNXRUNTIME, providers=["cpu"], threads=threads, integrity="skip"
+        )
         progress("scoring the images in torch")
         prepared = list(prepared_inputs(detector, plain_file, images))
         if len(prepared) < 2:

@@ -92,3 +92,33 @@ def test_a_missing_manifest(run, exported, tmp_path):
     code, _, err = run("serve", path, "--require-manifest")
     assert code == 1
     assert "expected its SHA-256 manifest part.onnx.sha256" in err
+
+
+def test_export_for_a_target(run, fitted, category, tmp_path):
+    out = tmp_path / "part.onnx"
+    code, _, err = run(
+        "export", fitted, "--out", out, "--target", "cpu", "--images", category / "test" / "good",
+        "--max-score-error", "1e-3", "--threads", 1,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "candidate" in err
+    assert "chose float32" in err  # the filter bank has no network to quantise
+    assert "verified" in err
+    report = json.loads((tmp_path / "part.onnx.parity.json").read_text())
+    assert report["target"]["chosen"] == "float32"
+    assert report["target"]["images"] == 6
+    assert report["verification"]["passed"] is True
+
+
+def test_what_a_target_refuses(run, fitted, category, tmp_path):
+    out, good = tmp_path / "part.onnx", category / "test" / "good"
+    for arguments, expected, message in (
+        ((), 1, "--target: expected --images"),
+        (("--images", tmp_path), 1, "image"),
+        (("--images", good, "--max-score-error", "-1"), 1, "max_score_error: expected a number"),
+        (("--images", good, "--max-score-error", "0"), 3, "nothing was written"),
+    ):
+        code, _, err = run("export", fitted, "--out", out, "--target", "cpu", *arguments)
+        assert code == expected, err
+        assert message in " ".join(err.split())
+        assert not out.exists()

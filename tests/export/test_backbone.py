@@ -81,7 +81,11 @@ def test_every_view_of_an_ensemble(means, make_images, tmp_path, resnet):
         ("patches.backbone.stages.1.blocks.2.mlp.fc1", True, "patches.backbone.stages.1.blocks.2"),
         ("patches.backbone.stages.1.downsample.0", True, "patches.backbone.stages.1"),
         ("patches.views.3.backbone.model.norm", True, "patches.views.3.backbone.model.norm"),
-        ("patches.views.1.backbone.model.blocks.4", True, "patches.views.1.backbone.model.blocks.4"),
+        (
+            "patches.views.1.backbone.model.blocks.4",
+            True,
+            "patches.views.1.backbone.model.blocks.4",
+        ),
         ("patches.detector.network.blocks.2.attn", True, "patches.detector.network.blocks.2"),
         ("patches.views.1.neighbours.0", False, None),
         ("patches.backbone", False, None),
