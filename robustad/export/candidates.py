@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TargetName: TypeAlias = Literal["cpu", "cuda", "tensorrt", "openvino"]
 Precision: TypeAlias = Literal["float32", "float16", "int8", "int8_dynamic"]
-# Numbers of blocks left in float32, most sensitive first, until the gate holds.
+# Numbers of blocks left in float32, those first that help most, until the gate holds.
 LADDER = (1, 2, 3, 5, 8)
 # Images that sensitivity is measured on at most.
 SENSITIVITY_IMAGES = 8
@@ -46,15 +46,16 @@ class Target:
     providers: tuple[str, ...]
     needs: str
     precisions: tuple[Precision, ...]
+    rounded_results: bool = True  # see `robustad.export.precision.to_int8`
 
 
 TARGETS: dict[TargetName, Target] = {
     "cpu": Target(ONNXRUNTIME, ("cpu",), "CPUExecutionProvider", ("int8", "int8_dynamic")),
     "cuda": Target(ONNXRUNTIME, ("cuda",), "CUDAExecutionProvider", ("float16",)),
     "tensorrt": Target(
-        ONNXRUNTIME, ("tensorrt", "cuda"), "TensorrtExecutionProvider", ("float16", "int8")
+        ONNXRUNTIME, ("tensorrt", "cuda"), "TensorrtExecutionProvider", ("float16",)
     ),
-    "openvino": Target(OPENVINO, ("cpu",), "", ("int8",)),
+    "openvino": Target(OPENVINO, ("cpu",), "", ("int8",), False),
 }
 
 
@@ -172,35 +173,44 @@ class Search:
         for bits in precision.weight_bits():
             for kind in precision.KINDS:
                 name = f"int8, {kind}" + ("" if bits == 7 else ", 8-bit weights")
-                model = precision.to_int8(self._model, getattr(ranges, kind), weight_bits=bits)
+                model = self._int8_model(getattr(ranges, kind), bits)
                 full.append((self._try(name, "int8", model, bits=bits), kind))
             if any(one.refused is None for one, _ in full):
                 return
         best, kind = min(full, key=lambda entry: entry[0].parity.score_error)
         bits = best.weight_bits or 7
         chosen = getattr(ranges, kind)
-        order = self._sensitive(chosen, bits)
+        order = self._worst_first(chosen, bits)
         for count in LADDER:
             if count >= len(order):
                 return
             left = tuple(order[:count])
-            model = precision.to_int8(self._model, chosen, float_blocks=left, weight_bits=bits)
+            model = self._int8_model(chosen, bits, left)
             name = f"{best.name}, {count} of {len(order)} blocks float32"
             if self._try(name, "int8", model, bits=bits, left=left).refused is None:
                 return
 
-    def _sensitive(self, ranges: Mapping[str, precision.Range], bits: Literal[7, 8]) -> list[str]:
-        """Blocks by the error in score that each adds when it alone is int8, largest first."""
-        errors = {}
+    def _int8_model(
+        self,
+        ranges: Mapping[str, precision.Range],
+        bits: Literal[7, 8],
+        left: Sequence[str] = (),
+    ) -> onnx.ModelProto:
+        rounded = self._target.rounded_results
+        return precision.to_int8(
+            self._model, ranges, float_blocks=left, weight_bits=bits, rounded_results=rounded
+        )
+
+    def _worst_first(self, ranges: Mapping[str, precision.Range], bits: Literal[7, 8]) -> list[str]:
+        """Blocks by the error in score that remains if each alone is left in float32."""
+        remaining = {}
+        path = self._aside.with_name("without.onnx")
         for block in self._blocks:
-            self._progress(f"int8 in {block} alone")
-            others = [one for one in self._blocks if one != block]
-            model = precision.to_int8(self._model, ranges, float_blocks=others, weight_bits=bits)
-            path = self._aside.with_name("alone.onnx")
-            onnx.save(model, path)
+            self._progress(f"int8 without {block}")
+            onnx.save(self._int8_model(ranges, bits, [block]), path)
             error = self.reference.spread(self.open(path), SENSITIVITY_IMAGES)
-            errors[block] = math.inf if math.isnan(error) else error
-        return sorted(errors, key=lambda block: -errors[block])
+            remaining[block] = math.inf if math.isnan(error) else error
+        return sorted(remaining, key=lambda block: remaining[block])
 
     def _try(
         self,

@@ -101,12 +101,13 @@ def to_int8(
     *,
     float_blocks: Sequence[str] = (),
     weight_bits: Literal[7, 8] = 7,
+    rounded_results: bool = True,
 ) -> onnx.ModelProto:
     """Quantise a backbone with fixed ranges.
 
     Activations take 8 bits a tensor, weights 8 bits an output channel; pairs of QuantizeLinear and
-    DequantizeLinear say so, which each engine fuses with its own integer kernels. Results of
-    convolutions take 8 bits too, those of matrix products stay float32.
+    DequantizeLinear say so, which each engine fuses with its own integer kernels. Results of matrix
+    products and sums of residual branches stay float32.
 
     Parameters
     ----------
@@ -118,6 +119,9 @@ def to_int8(
         Blocks (see `blocks`) to leave in float32.
     weight_bits : {7, 8}, default 7
         CPUs without VNNI add pairs of 8 x 8 bit products in 16 bits, which 8 bit weights overflow.
+    rounded_results : bool, default True
+        Round a convolution's result to 8 bits even where it is read in float32, by a sum for
+        instance. onnxruntime computes no convolution in integers otherwise; OpenVINO does.
 
     Returns
     -------
@@ -157,7 +161,7 @@ def to_int8(
     )
     quantiser.quantize_model()
     quantised = quantiser.model
-    _read_unrounded(quantised.model, model, chosen)
+    _read_unrounded(quantised.model, model, chosen, results=not rounded_results)
     quantised.topological_sort()  # it appends its nodes
     return finished(quantised.model, model)
 
@@ -216,16 +220,20 @@ def _between(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _read_unrounded(
-    quantised: onnx.ModelProto, original: onnx.ModelProto, chosen: Set[str]
+    quantised: onnx.ModelProto, original: onnx.ModelProto, chosen: Set[str], *, results: bool
 ) -> None:
-    """Let nodes left in float32 read what was computed, not what it is rounded to for others."""
-    made_now = {name: node.name for node in quantised.graph.node for name in node.output}
-    made = {name: node.name for node in original.graph.node for name in node.output}
+    """Let nodes left in float32 read what was computed, not what it is rounded to for others.
+
+    With `results` those of quantised nodes too, except activations that rounding made needless and
+    the tool has removed.
+    """
     inputs = {node.name: node.input for node in original.graph.node if node.name not in chosen}
+    made = {name: node.name for node in original.graph.node for name in node.output}
+    made_now = {name: node.name for node in quantised.graph.node for name in node.output}
     for node in quantised.graph.node:
         for place, name in enumerate(inputs.get(node.name, ())):
-            # an activation that rounding made needless is gone
-            if made_now.get(name) == made.get(name):
+            there = made.get(name) == made_now.get(name)
+            if there and (results or made.get(name) not in chosen):
                 node.input[place] = name
 
 

@@ -296,17 +296,17 @@ def test_images_of_other_sizes_than_a_fixed_file_takes(means, make_images, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_sensitivity_orders_blocks_by_their_error(quick, resnet, images, tmp_path, monkeypatch):
+def test_blocks_that_help_most_come_first(quick, resnet, images, tmp_path, monkeypatch):
     errors = iter([0.1, 0.7, math.nan, 0.2, 0.3, 0.0, 0.5])
     path = tmp_path / "a.onnx"
     path.write_bytes(resnet.path.read_bytes())
     search = Search(resnet.detector, path, "cpu", images, 1e-3, None, 1, lambda said: None)
     monkeypatch.setattr(Reference, "spread", lambda *_: next(errors))
     monkeypatch.setattr(Search, "open", lambda *_: None)
-    monkeypatch.setattr("robustad.export.precision.to_int8", lambda model, *_, **__: model)
-    order = search._sensitive({}, 7)
+    monkeypatch.setattr(Search, "_int8_model", lambda self, *_: self._model)
+    order = search._worst_first({}, 7)
     assert [block.split("model.")[1] for block in order] == [
-        "layer1.1", "layer1.0", "layer3.1", "layer2.1", "layer2.0", "bn1", "layer3.0",
+        "layer3.0", "bn1", "layer2.0", "layer2.1", "layer3.1", "layer1.0", "layer1.1",
     ]  # fmt: skip
 
 
