@@ -30,6 +30,8 @@ HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 DEVICES = ("cpu", "gpu", "npu", "auto")
 # Modes of resizing that do not alias, by those that do.
 PILLOW = {"cubic": "bicubic_pillow", "linear": "bilinear_pillow", "linear_onnx": "bilinear_pillow"}
+# How lines of its messages begin that do not say what is wrong.
+UNTELLING = ("Exception from", "Check ", "FrontEnd API", "Loading input", "Model wasn't")
 COMPUTED = ("score", "patch_scores", "anomaly_map")
 # What the exporter calls the ends of preparing and restoring in files that take uint8.
 PREPARED, PREPARED_MAP = "prepared", "prepared_anomaly_map"
@@ -258,6 +260,7 @@ def _refusal(path: Path, ov: Any, error: Exception) -> StateError:
 
 def _first_line(error: Exception) -> str:
     """What an exception of OpenVINO's says, without the places in its sources."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from", "Check "))]
-    return (told or lines or [type(error).__name__])[0]
+    lines = [line.strip("- ") for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(UNTELLING)]
+    missing = [line for line in told if line.startswith("No conversion rule")]
+    return (missing or told or lines or [type(error).__name__])[0]
