@@ -25,6 +25,8 @@ from robustad.runtime._header import Header
 
 CPU, AUTO = "CPU", "AUTO"
 HINT = "INFERENCE_PRECISION_HINT"
+# OpenVINO takes operators of a set that it does not know for those of the newest that it knows.
+NEWEST_OPSET = 23
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 # Devices beside the CPU that OpenVINO has names for; a second GPU is `gpu.1`.
 DEVICES = ("cpu", "gpu", "npu", "auto")
@@ -98,6 +100,11 @@ def open_openvino(
         raise StateError(
             f"{path}: uses robustad's own operators, which OpenVINO does not have: expected a file "
             "exported without custom_ops, or engine='onnxruntime'"
+        )
+    if (opset := header.opsets[""]) > NEWEST_OPSET:
+        raise StateError(
+            f"{path}: written in ONNX operator set {opset}, expected {NEWEST_OPSET} or older for "
+            "OpenVINO: export again with an older one (opset=18), or use engine='onnxruntime'"
         )
     core = ov.Core()
     device = _device(core, providers)

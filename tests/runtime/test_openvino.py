@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -120,6 +121,17 @@ def test_arrays_in_and_out(ours, model):
     np.testing.assert_allclose(ours.patch_scores(x), model.patch_scores(x), atol=1e-5)
     with pytest.raises(InputError, match=r"outputs: expected some of .*got \['map'\]"):
         ours.run(x, ["map"])
+
+
+def test_calls_from_several_threads(ours):
+    batches = [
+        np.random.default_rng(i).random((1 + i % 3, 3, 48, 48), np.float32) for i in range(8)
+    ]
+    expected = [ours.run(x)["anomaly_map"] for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda x: ours.run(x)["anomaly_map"], batches))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("method", STATES)
@@ -329,6 +341,9 @@ def test_graphs_that_cannot_be_run(exported, tmp_path):
     def old(stored):
         stored.opset_import[0].version = 13
 
+    def new(stored):
+        stored.opset_import[0].version = 99
+
     def foreign(stored):
         stored.graph.node[0].op_type = "Nonsense"
 
@@ -344,6 +359,7 @@ def test_graphs_that_cannot_be_run(exported, tmp_path):
 
     for name, edit, message in (
         ("old", old, "in ONNX operator set 13, expected 18 or newer"),
+        ("new", new, "operator set 99, expected 23 or older for OpenVINO: export again"),
         ("foreign", foreign, r"not an ONNX file that OpenVINO 20.* can run: .*Nonsense"),
         ("custom", custom, "own operators, which OpenVINO does not have: .*engine='onnxruntime'"),
         ("output", without_output, r"expected tensors called image, score, .*found no score"),
