@@ -155,7 +155,7 @@ def png_images(tmp_path_factory, make_images):
     folder = tmp_path_factory.mktemp("png")
     good, bad, third, fourth = make_images(4, 60, 80, seed=5)
     Image.fromarray(good).save(folder / "good.png")
-    Image.fromarray(bad).save(folder / "bad ü \" quoted.png")
+    Image.fromarray(bad).save(folder / 'bad ü " quoted.png')
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
