@@ -48,14 +48,14 @@ def source():
 def run():
     """Run a program; its exit code, the JSON lines it prints, and its lines of errors."""
 
-    def start(command, *, cwd=None):
+    def start(command, *, stdin=""):
         done = subprocess.run(
             [str(one) for one in command],
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,
             timeout=SECONDS,
-            cwd=cwd,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
         )
         lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -50,7 +50,8 @@ def build(source, compiler, folder, *more):
 @pytest.fixture(scope="session")
 def score(program, library, run):
     """Run the program."""
-    return lambda *given: run([program, "--library", library, "--threads", "1", *given])
+    command = [program, "--library", library, "--threads", "1"]
+    return lambda *given, **more: run([*command, *given], **more)
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +106,14 @@ def _metadata(path):
     import onnx
 
     return onnx.load(path).metadata_props[0].value
+
+
+def test_names_from_standard_input(score, exported, plain_images, bad_images, check_same):
+    names = "".join(f"{one}\n" for one in plain_images)
+    check_same(score(exported, "-", stdin=names), exported, plain_images)
+    ran = score(exported, "-", stdin=f"{bad_images[0][0]}\n{plain_images[0]}")
+    assert (ran.code, len(ran.errors), len(ran.lines)) == (2, 1, 1)
+    assert score(exported, "-") == (0, [], [])
 
 
 def test_other_models_are_refused(score, bad_models, plain_images, check_refused):

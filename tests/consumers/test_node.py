@@ -22,7 +22,8 @@ def score(source, run):
     if found != wanted:
         pytest.skip(f"needs onnxruntime-node {wanted} in {folder.name}/, got {found}: "
                     "make node-engine")  # fmt: skip
-    return lambda *given: run([binary, folder / "score.mjs", "--threads", "1", *given])
+    command = [binary, folder / "score.mjs", "--threads", "1"]
+    return lambda *given, **more: run([*command, *given], **more)
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +80,22 @@ def _metadata(path):
     import onnx
 
     return onnx.load(path).metadata_props[0].value
+
+
+def test_names_from_standard_input(score, exported, plain_images, bad_images, check_same):
+    names = "".join(f"{one}\n" for one in plain_images)
+    check_same(score(exported, "-", stdin=names), exported, plain_images)
+    ran = score(exported, "-", stdin=f"{bad_images[0][0]}\n{plain_images[0]}")
+    assert (ran.code, len(ran.errors), len(ran.lines)) == (2, 1, 1)
+    assert score(exported, "-") == (0, [], [])
+
+
+def test_more_arguments_than_the_engine_bears(score, exported, plain_images):
+    ran = score(exported, *plain_images[:1] * 2000)
+    assert (ran.code, ran.lines) == (2, [])
+    [error] = ran.errors
+    assert error.startswith("2000 images: arguments of ")
+    assert "give - and their names on standard input" in error
 
 
 def test_other_models_are_refused(score, bad_models, plain_images, check_refused):

@@ -1,11 +1,13 @@
 // Scores images with an exported detector: a line of JSON an image, as robustad.runtime gives them.
 // Resizing, calibration, p-values and verdicts are in the file; this program decodes images, hands
-// their pixels over, and reads what the numbers mean from the file's metadata.
+// their pixels over, and reads what the numbers mean from the file's metadata. With - in place of
+// images their names are read from standard input, a line each.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <iostream>
 #include <string>
 #include <vector>
 
@@ -147,7 +149,7 @@ int score_all(const Arguments& given) {
         return 2;
     }
     int code = 0;
-    for (const std::string& path : given.images) {
+    const auto one = [&](const std::string& path) {
         try {
             std::printf("%s\n", scored(*session, document, path, given.threshold).c_str());
             std::fflush(stdout);
@@ -155,6 +157,11 @@ int score_all(const Arguments& given) {
             tell(error, path);  // and go on with the next image
             code = 2;
         }
+    };
+    if (given.images == std::vector<std::string>{"-"}) {
+        for (std::string path; std::getline(std::cin, path);) one(path);
+    } else {
+        for (const std::string& path : given.images) one(path);
     }
     return code;
 }

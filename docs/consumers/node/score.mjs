@@ -3,8 +3,10 @@
 //   npm ci --ignore-scripts
 //   node score.mjs [--threshold P] [--threads N] [--check] MODEL.onnx IMAGE...
 //
+// With - in place of images their names are read from standard input, a line each.
 // The modules are the viewer page's: they read the metadata, prepare images, and decide.
 import { readFile } from "node:fs/promises";
+import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 
 import ort from "onnxruntime-node";
@@ -14,6 +16,8 @@ import { openDetector } from "../../../robustad/viewer/page/detector.js";
 import { InputError } from "../../../robustad/viewer/page/errors.js";
 
 const USAGE = "usage: node score.mjs [--threshold P] [--threads N] [--check] MODEL.onnx IMAGE...";
+// onnxruntime 1.30 searches the process's command line by recursion, and crashes at about 28 kB.
+const MOST_ARGUMENTS = 16_000;
 const GOLDEN_TOLERANCE = 1e-3; // as robustad.runtime's check_golden
 
 function readArguments() {
@@ -31,6 +35,13 @@ function readArguments() {
   const { values, positionals } = parsed;
   const [model, ...images] = positionals;
   if (!images.length) throw new InputError(USAGE);
+  const bytes = process.argv.reduce((sum, one) => sum + Buffer.byteLength(one) + 1, 0);
+  if (bytes > MOST_ARGUMENTS) {
+    throw new InputError(
+      `${images.length} images: arguments of ${bytes} bytes are too many for onnxruntime, expected ` +
+        `${MOST_ARGUMENTS} at most; give - and their names on standard input`,
+    );
+  }
   const { check } = values;
   const threshold = number("--threshold", values.threshold, "a probability in (0, 1)", (p) => p > 0 && p < 1);
   const threads = number("--threads", values.threads, "an integer >= 1", (n) => Number.isInteger(n) && n >= 1);
@@ -76,6 +87,11 @@ async function scoreFile(detector, path) {
   return { name: path, score, probability, entropy, p_value: pValue, verdict };
 }
 
+function names(images) {
+  if (images.length !== 1 || images[0] !== "-") return images;
+  return createInterface({ input: process.stdin, crlfDelay: Infinity });
+}
+
 /** One line that names the file, whatever went wrong with it. */
 function tell(error, name) {
   const message = String(error?.message ?? error).split("\n")[0];
@@ -96,7 +112,7 @@ async function main() {
   } catch (error) {
     return tell(error, given.model);
   }
-  for (const path of given.images) {
+  for await (const path of names(given.images)) {
     try {
       console.log(JSON.stringify(await scoreFile(detector, path)));
     } catch (error) {
