@@ -1,8 +1,10 @@
-"""Exported files, image files, and what the example programs have to say about them."""
+"""The example programs, and the exported files and images that they are run on."""
 
 import dataclasses
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import warnings
 from pathlib import Path
@@ -62,6 +64,74 @@ def run():
         return Ran(done.returncode, lines, done.stderr.splitlines())
 
     return start
+
+
+@pytest.fixture(scope="session")
+def node(source, run):
+    """Run the JavaScript example."""
+    binary = shutil.which("node")
+    if binary is None:
+        pytest.skip("needs node")
+    folder = source / "node"
+    lock = json.loads((folder / "package-lock.json").read_text())
+    wanted = lock["packages"]["node_modules/onnxruntime-node"]["version"]
+    package = folder / "node_modules" / "onnxruntime-node" / "package.json"
+    found = json.loads(package.read_text())["version"] if package.is_file() else None
+    if found != wanted:
+        pytest.skip(
+            f"needs onnxruntime-node {wanted} in {folder.relative_to(ROOT)}, got {found}: "
+            "make node-engine"
+        )
+    command = [binary, folder / "score.mjs", "--threads", "1"]
+    return lambda *given, **more: run([*command, *given], **more)
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    found = shutil.which("g++")
+    if found is None or shutil.which("make") is None:
+        pytest.skip("needs g++ and make")
+    return found
+
+
+@pytest.fixture(scope="session")
+def library():
+    """onnxruntime's library, which pip's package brings along."""
+    folder = Path(importlib.util.find_spec("onnxruntime").origin).parent / "capi"
+    found = sorted(folder.glob("libonnxruntime.so.*"))
+    if not found:
+        pytest.skip("needs an onnxruntime package with libonnxruntime.so.*")
+    return found[-1]
+
+
+@pytest.fixture(scope="session")
+def build(source, compiler):
+    """Build the C++ example in a folder, without onnxruntime's header and without a warning."""
+
+    def make(folder, *more):
+        flags = "-O1 -Wpedantic -Wshadow -Wconversion -Werror"
+        command = ["make", "-s", "-j2", f"CXX={compiler}", f"CXXFLAGS={flags}", f"BUILD={folder}"]
+        done = subprocess.run(
+            [*command, *more], cwd=source / "cpp", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return folder / "score"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def program(build, tmp_path_factory):
+    """The C++ example, built."""
+    return build(tmp_path_factory.mktemp("build"))
+
+
+@pytest.fixture(scope="session")
+def cpp(program, library, run):
+    """Run the C++ example."""
+    command = [program, "--library", library, "--threads", "1"]
+    return lambda *given, **more: run([*command, *given], **more)
 
 
 @pytest.fixture(scope="session")
@@ -201,81 +271,6 @@ def check_same():
         return {line["verdict"] for line in ran.lines}
 
     return check
-
-
-@pytest.fixture(scope="session")
-def external(exported, tmp_path_factory):
-    """The same file with its large tensors in a `.data` beside it."""
-    path = tmp_path_factory.mktemp("external") / "part.onnx"
-    onnx.save(onnx.load(exported), path, save_as_external_data=True, location="part.onnx.data",
-              size_threshold=1000)  # fmt: skip
-    assert (path.parent / "part.onnx.data").stat().st_size > 0
-    return path
-
-
-@pytest.fixture(scope="session")
-def bad_models(exported, edited, tmp_path_factory):
-    """Files that are no detectors of this version, and what is to be said of each."""
-    folder = tmp_path_factory.mktemp("bad models")
-    whole = exported.read_bytes()
-    (folder / "text.onnx").write_bytes(b"hello, this is no model")
-    (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
-    (folder / "empty.onnx").write_bytes(b"")
-
-    def forget(model):
-        del model.metadata_props[:]
-
-    def no_json(model):
-        model.metadata_props[0].value = '{"schema_version": 3,'
-
-    cannot = "not an ONNX file that can be run: "
-    return [
-        (folder / "absent.onnx", "no such file"),
-        (folder, "expected a file, got a folder"),
-        (folder / "text.onnx", cannot),
-        (folder / "cut.onnx", cannot),
-        (folder / "empty.onnx", cannot),
-        (edited("foreign.onnx", by_hand=forget), "not one exported by robustad (no metadata)"),
-        (edited("newer.onnx", schema_version=4), "newer robustad (metadata version 4, this one"),
-        (edited("odd.onnx", schema_version="3"), "its robustad metadata has no schema_version"),
-        (edited("no_json.onnx", by_hand=no_json), "its robustad metadata is no JSON: "),
-        (edited("no_geometry.onnx", geometry=5), "metadata is damaged: geometry is"),
-        (edited("ops.onnx", custom_ops=["robustad.CosineNearest"]), "export it without custom_ops"),
-    ]
-
-
-@pytest.fixture(scope="session")
-def bad_images(tmp_path_factory, plain_images):
-    """Files that are no images that can be scored, and what is to be said of each."""
-    folder = tmp_path_factory.mktemp("bad images")
-    whole = plain_images[0].read_bytes()
-    files = {
-        "cut.ppm": (whole[:-7], "truncated, 14400 bytes of pixels expected"),
-        "none.ppm": (b"P6 x", "cannot be read as an image: no header"),
-        "end.pgm": (b"P5 4 4 255", "truncated, 16 bytes of pixels expected"),
-        "ten.ppm": (b"P6 1 1 1023\n" + bytes(6), "got up to 1023"),
-        "strip.pgm": (b"P5 1 60000 255\n" + bytes(60000), "cut it into pieces"),
-        "text.png": (b"hello", "not an image of a known kind; PNG, PPM and PGM are taken"),
-        "empty.png": (b"", "not an image of a known kind"),
-    }
-    for name, (content, _) in files.items():
-        (folder / name).write_bytes(content)
-    found = [(folder / name, message) for name, (_, message) in files.items()]
-    return [*found, (folder, "expected a file, got a folder"), (folder / "no.png", "no such file")]
-
-
-@pytest.fixture(scope="session")
-def damaged_png(tmp_path_factory, png_images):
-    """PNG files that broke on their way."""
-    folder = tmp_path_factory.mktemp("damaged")
-    whole = png_images[0].read_bytes()
-    flipped = bytearray(whole)
-    flipped[-40] ^= 1
-    files = {"cut.png": whole[: len(whole) // 2], "flipped.png": bytes(flipped),
-             "head.png": whole[:20], "signature.png": whole[:8]}  # fmt: skip
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="session")
