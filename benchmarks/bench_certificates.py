@@ -7,6 +7,7 @@ share of its images per second that certification reaches: the median of the rou
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_certify_one_image(benchmark: Any, name: str, device: str) -> None:
     if benchmark.stats is None:  # timing is switched off
         return
     for key, found in bare.items():
-        both = [before + after for before, after in zip(found[:-1], found[1:], strict=True)]
+        both = [before + after for before, after in pairwise(found)]
         share = [one / ours for one, ours in zip(both, benchmark.stats.stats.data, strict=True)]
         benchmark.extra_info[f"throughput_of_{key}"] = median(share)
 
