@@ -141,6 +141,17 @@ def test_the_golden_image(score, edited, exported, plain_images, check_refused):
     check_refused(score("--check", unknown, image), unknown, "holds no golden image known here")
 
 
+def test_fields_that_the_schema_lets_out(score, edited, plain_images, check_same):
+    def shorten(model):
+        [entry] = model.metadata_props
+        kept = json.loads(entry.value)
+        del kept["verdicts"], kept["custom_ops"]
+        entry.value = json.dumps(kept)
+
+    path = edited("short.onnx", by_hand=shorten)
+    check_same(score(path, *plain_images), path, plain_images)
+
+
 def test_names_from_standard_input(score, exported, plain_images, bad_images, check_same):
     names = "".join(f"{one}\n" for one in plain_images)
     check_same(score(exported, "-", stdin=names), exported, plain_images)

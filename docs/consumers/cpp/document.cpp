@@ -46,7 +46,9 @@ class Fields {
         return found.number;
     }
 
-    std::vector<std::string> strings(const char* field) const {
+    // By default what the schema says of a document without the field.
+    std::vector<std::string> strings(const char* field, std::vector<std::string> otherwise) const {
+        if (json_.member(field) == nullptr) return otherwise;
         std::vector<std::string> out;
         const Json& found = need(field);
         if (!found.is(Json::Kind::array)) at(field).damaged("is no list");
@@ -151,9 +153,9 @@ Document read_document(const std::string& text, const std::string& name) {
     const Json json = parsed(text, name);
     check_version(json, name);
     const Fields fields(json, "", name);
-    if (!fields.strings("custom_ops").empty())
-        throw InputError(name + ": uses operators of robustad's own (" +
-                         fields.strings("custom_ops").front() +
+    const auto operators = fields.strings("custom_ops", {});
+    if (!operators.empty())
+        throw InputError(name + ": uses operators of robustad's own (" + operators.front() +
                          "), whose library this program does not load; export it without "
                          "custom_ops");
     const Fields input = fields.object("input"), geometry = fields.object("geometry");
@@ -167,7 +169,7 @@ Document read_document(const std::string& text, const std::string& name) {
     out.multiple = geometry.count("multiple");
     out.square = geometry.boolean("square");
     if (out.size < out.multiple) geometry.damaged("has a size below its multiple");
-    out.verdicts = fields.strings("verdicts");
+    out.verdicts = fields.strings("verdicts", {"accept", "reject", "defer", "uncalibrated"});
     out.golden = read_golden(fields.object("golden"), name);
     return out;
 }
@@ -182,9 +184,9 @@ void Document::check(const Image& image, const std::string& image_name) const {
                          " pixels; cut it into pieces");
     if (!only) return;
     const auto prepared = [&](double edge) {
-        const auto resized = square ? size : static_cast<std::int64_t>(std::nearbyint(edge * scale));
-        const std::int64_t least = resized < size ? size : resized;
-        return least - least % multiple;
+        const auto scaled = static_cast<std::int64_t>(std::nearbyint(edge * scale));
+        const std::int64_t resized = square || scaled < size ? size : scaled;
+        return resized - resized % multiple;
     };
     if (prepared(height) == only->first && prepared(width) == only->second) return;
     throw InputError(image_name + ": prepared to " + std::to_string(prepared(height)) + " x " +

@@ -71,7 +71,8 @@ Image decode_pnm(const Bytes& file, const std::string& name) {
     ++at;  // one blank after the largest value
     const bool deep = !colours && most == 65535;
     if (most != 255 && !deep)
-        throw InputError(name + ": expected values up to 255, or 65535 of a grey image, got up to " +
+        throw InputError(name +
+                         ": expected values up to 255, or 65535 of a grey image, got up to " +
                          std::to_string(static_cast<long long>(std::fmin(most, 1e9))));
     check_size(height, width, name);
     Image out;

@@ -50,13 +50,15 @@ struct OrtApi {
     Gap<1> not_used_23;
     OrtStatus* (*SetIntraOpNumThreads)(OrtSessionOptions*, int);
     Gap<24> not_used_25;
-    OrtStatus* (*CreateTensorWithDataAsOrtValue)(const OrtMemoryInfo*, void* data, std::size_t bytes,
-                                                 const std::int64_t* shape, std::size_t,
-                                                 ONNXTensorElementDataType, OrtValue**);
+    OrtStatus* (*CreateTensorWithDataAsOrtValue)(const OrtMemoryInfo*, void* data,
+                                                 std::size_t bytes, const std::int64_t* shape,
+                                                 std::size_t, ONNXTensorElementDataType,
+                                                 OrtValue**);
     Gap<1> not_used_50;
     OrtStatus* (*GetTensorMutableData)(OrtValue*, void**);
     Gap<8> not_used_52;
-    OrtStatus* (*GetTensorElementType)(const OrtTensorTypeAndShapeInfo*, ONNXTensorElementDataType*);
+    OrtStatus* (*GetTensorElementType)(const OrtTensorTypeAndShapeInfo*,
+                                       ONNXTensorElementDataType*);
     Gap<3> not_used_61;
     OrtStatus* (*GetTensorShapeElementCount)(const OrtTensorTypeAndShapeInfo*, std::size_t*);
     OrtStatus* (*GetTensorTypeAndShape)(const OrtValue*, OrtTensorTypeAndShapeInfo**);

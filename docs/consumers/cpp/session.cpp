@@ -112,7 +112,8 @@ std::vector<double> Session::numbers(OrtValue* value) const {
     if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) return copied(static_cast<const float*>(data));
     if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64)
         return copied(static_cast<const std::int64_t*>(data));
-    throw std::runtime_error("an output of type " + std::to_string(type) + ", expected float or int64");
+    throw std::runtime_error("an output of type " + std::to_string(type) +
+                             ", expected float or int64");
 }
 
 void Session::check(OrtStatus* status) const {

@@ -43,8 +43,10 @@ function readArguments() {
     );
   }
   const { check } = values;
-  const threshold = number("--threshold", values.threshold, "a probability in (0, 1)", (p) => p > 0 && p < 1);
-  const threads = number("--threads", values.threads, "an integer >= 1", (n) => Number.isInteger(n) && n >= 1);
+  const probability = (p) => p > 0 && p < 1;
+  const count = (n) => Number.isInteger(n) && n >= 1 && n <= 1024;
+  const threshold = number("--threshold", values.threshold, "a probability in (0, 1)", probability);
+  const threads = number("--threads", values.threads, "an integer from 1 to 1024", count);
   return { model, images, check, threshold, threads };
 }
 
@@ -81,8 +83,11 @@ async function open({ model, threads, threshold, check }) {
 
 async function scoreFile(detector, path) {
   const image = await decodeExactly(await readBytes(path), path);
-  if (!image) throw new InputError(`${path}: not an image of a known kind; PNG, PPM and PGM are taken`);
-  const { score, probability, entropy, pValue, verdict } = await detector.score(image, { map: false });
+  if (!image) {
+    throw new InputError(`${path}: not an image of a known kind; PNG, PPM and PGM are taken`);
+  }
+  const found = await detector.score(image, { map: false });
+  const { score, probability, entropy, pValue, verdict } = found;
   // what is not known is NaN, which JSON writes as null
   return { name: path, score, probability, entropy, p_value: pValue, verdict };
 }
