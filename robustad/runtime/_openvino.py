@@ -18,18 +18,22 @@ import numpy as np
 import numpy.typing as npt
 
 from robustad._imports import require
-from robustad.errors import InputError, StateError
+from robustad.errors import InputError, MissingDependencyError, StateError
 from robustad.runtime import _metadata
 from robustad.runtime._custom_ops import DOMAIN
 from robustad.runtime._header import Header
 
 CPU, AUTO = "CPU", "AUTO"
+# Older ones drop the attribute `antialias` when they read a file: see `_antialias`.
+OLDEST = (2025, 4)
 HINT = "INFERENCE_PRECISION_HINT"
+# OpenVINO takes operators of a set that it does not know for those of the newest that it knows.
+NEWEST_OPSET = 23
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 # Devices beside the CPU that OpenVINO has names for; a second GPU is `gpu.1`.
 DEVICES = ("cpu", "gpu", "npu", "auto")
-# Modes of resizing that do not alias, by those that do.
-PILLOW = {"cubic": "bicubic_pillow", "linear": "bilinear_pillow", "linear_onnx": "bilinear_pillow"}
+# How lines of its messages begin that do not say what is wrong.
+UNTELLING = ("Exception from", "Check ", "FrontEnd API", "Loading input", "Model wasn't")
 COMPUTED = ("score", "patch_scores", "anomaly_map")
 # What the exporter calls the ends of preparing and restoring in files that take uint8.
 PREPARED, PREPARED_MAP = "prepared", "prepared_anomaly_map"
@@ -91,11 +95,16 @@ def open_openvino(
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
 ) -> OpenVINOSession:
     """Open a file whose header and metadata are known; see `robustad.runtime.load`."""
-    ov = require("openvino", extra="openvino", purpose="running files with engine='openvino'")
+    ov = _openvino()
     if DOMAIN in header.opsets:
         raise StateError(
             f"{path}: uses robustad's own operators, which OpenVINO does not have: expected a file "
             "exported without custom_ops, or engine='onnxruntime'"
+        )
+    if (opset := header.opsets[""]) > NEWEST_OPSET:
+        raise StateError(
+            f"{path}: written in ONNX operator set {opset}, expected {NEWEST_OPSET} or older for "
+            "OpenVINO: export again with an older one (opset=18), or use engine='onnxruntime'"
         )
     core = ov.Core()
     device = _device(core, providers)
@@ -116,6 +125,17 @@ def open_openvino(
     if HINT not in own and used != HINTS[precision]:
         warnings.warn(f"this CPU has no {precision}: OpenVINO computes in {used}", stacklevel=3)
     return OpenVINOSession(compiled, outputs, metadata, [f"OpenVINO:{device}"])
+
+
+def _openvino() -> Any:
+    ov = require("openvino", extra="openvino", purpose="running files with engine='openvino'")
+    found = ov.__version__.partition("-")[0]
+    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+        raise MissingDependencyError(
+            f"openvino {OLDEST[0]}.{OLDEST[1]} or newer is needed for running files with "
+            f"engine='openvino', {found} is installed: pip install -U 'robustad[openvino]'"
+        )
+    return ov
 
 
 def _between(ov: Any, model: Any, metadata: Mapping[str, Any], path: Path) -> list[str]:
@@ -156,19 +176,19 @@ def _between(ov: Any, model: Any, metadata: Mapping[str, Any], path: Path) -> li
 
 
 def _antialias(model: Any) -> None:
-    """Have images and position embeddings resized as the file says.
+    """Have position embeddings resized as the file says.
 
-    OpenVINO's CPU reads the attribute `antialias` of a resize, and computes as if it were false
-    (openvinotoolkit/openvino issue 35893): a ViT of another size than it was trained at then sees
-    other positions. Its modes after Pillow compute what ONNX describes.
+    OpenVINO's CPU reads the attribute `antialias` of a cubic resize, and computes as if it were
+    false (openvinotoolkit/openvino issue 35893): a ViT at a size below its own then sees other
+    positions. Its mode after Pillow computes what torch, and so the exporter, means: weights
+    outside are left out (`exclude_outside`), which at the edges matters.
     """
     for node in model.get_ops():
         if node.get_type_name() != "Interpolate":
             continue
         attributes = node.get_attributes()
-        mode = PILLOW.get(attributes["mode"])
-        if attributes.get("antialias") and mode is not None:
-            node.set_attribute("mode", mode)
+        if attributes["mode"] == "cubic" and attributes.get("antialias"):
+            node.set_attribute("mode", "bicubic_pillow")
             node.set_attribute("antialias", False)
 
 
@@ -220,7 +240,7 @@ def _device(core: Any, providers: Sequence[str] | None) -> str:
             return name
         warnings.warn(
             f"{name} is not among OpenVINO's devices here ({', '.join(present)}); running on the "
-            "CPU instead",
+            "next one asked for, or the CPU",
             stacklevel=4,
         )
     return CPU
@@ -258,6 +278,7 @@ def _refusal(path: Path, ov: Any, error: Exception) -> StateError:
 
 def _first_line(error: Exception) -> str:
     """What an exception of OpenVINO's says, without the places in its sources."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from", "Check "))]
-    return (told or lines or [type(error).__name__])[0]
+    lines = [line.strip("- ") for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(UNTELLING)]
+    missing = [line for line in told if line.startswith("No conversion rule")]
+    return (missing or told or lines or [type(error).__name__])[0]

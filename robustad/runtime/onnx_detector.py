@@ -116,7 +116,7 @@ class OnnxDetector:
     @property
     def providers(self) -> list[str]:
         """Execution providers of onnxruntime in use, the preferred one first; or `OpenVINO:CPU`."""
-        return self._session.providers
+        return list(self._session.providers)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
