@@ -160,10 +160,10 @@ class Crew(ABC):
             self._give(hand, hand.piece)
 
         try:
-            for hand in self.hands:
-                if hand.ready and waiting:
-                    give(hand)
             while waiting or any(hand.piece is not None for hand in self.hands):
+                for hand in self.hands:  # also those that were idle when another one died
+                    if waiting and hand.ready and hand.piece is None:
+                        give(hand)
                 busy = sum(hand.piece is not None for hand in self.hands)
                 while len(self.hands) < min(self.count, len(waiting) + busy):
                     self.hands.append(self._hire())
@@ -184,11 +184,11 @@ class Crew(ABC):
                 if word.failed is not None and piece is None:
                     raise StateError(f"worker: {word.failed}")
                 hand.ready = True
-                if waiting:
-                    give(hand)
                 if word.failed is not None and piece is not None:
                     lost.append(f"{piece.name}: {word.failed}")
                 elif piece is not None:
+                    if waiting:
+                        give(hand)  # before whoever hears of the answer takes time over it
                     yield piece, word.answer
         finally:
             for hand in [hand for hand in self.hands if hand.piece is not None]:

@@ -275,3 +275,23 @@ def test_only_what_can_be_sent_is_taken(out):
     with pytest.raises((pickle.PicklingError, AttributeError)):
         LocalCrew(Here(), Workers(1))
     assert Word(answer=1) == Word(None, None, 1)
+
+
+def test_the_last_piece_of_a_dead_worker_goes_to_one_that_is_idle(toy, out):
+    """When the dying one is heard of, the other has nothing to do and is not starting either."""
+    with crew(toy.Job(str(out)), Workers(2)) as hands:
+        list(hands.run(pieces_of(toy, 4)))
+        plain = hands._give
+
+        def give(hand, piece):
+            if piece.name == "last":
+                while len(marks(out, "done")) < 5:  # the other piece is done first
+                    time.sleep(0.001)
+                hand.process.kill()
+                del hands._give
+            plain(hand, piece)
+
+        hands._give = give
+        found = [piece.value for piece, _ in hands.run([toy.Piece("p", 8), toy.Piece("last", 9)])]
+        assert sorted(found) == [8, 9]
+        assert len(hands.hands) == 1
