@@ -1,4 +1,6 @@
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -73,7 +75,7 @@ def test_killed_workers_change_no_bit_and_nothing_is_kept_twice(
     assert without_times(found) == alone
     assert len(set(given)) == len(Store(tmp_path)) == units(halves)
     assert len(given) <= units(halves) + 2
-    assert {path.name[0] for path in tmp_path.iterdir() if len(path.name) != 2} <= {"."}
+    assert {len(path.name) for path in tmp_path.iterdir()} == {2}  # units, and no copy left
 
 
 def test_what_a_killed_evaluation_has_kept_is_used(detector, halves, alone, tmp_path, ray_stand_in):
@@ -242,3 +244,31 @@ def test_a_copy_that_is_another_detector_is_not_evaluated(
     monkeypatch.setattr("robustad.evaluation.given_out.load", lambda path: other)
     with pytest.raises(StateError, match=r"worker: .*saved copy is not the detector that was give"):
         evaluate(detector, halves[1], attacks=(), store=tmp_path, workers=RAY)
+
+
+@pytest.mark.slow
+def test_ray_actors_and_their_deaths(detector, halves, alone, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
+    from robustad.workers import on_ray
+
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    class Mortal(on_ray.Actor):
+        def do(self, unit):
+            mark = marks / unit.name.replace("/", "-")
+            if unit.places[0] == 3 and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().do(unit)
+
+    monkeypatch.setattr(on_ray, "Actor", Mortal)
+    store = tmp_path / "store"
+    found = evaluate(
+        detector, halves[1], calibration=halves[0], store=store, workers=RAY, **OPTIONS
+    )
+    assert without_times(found) == alone
+    assert len(list(marks.iterdir())) == 1 + 4  # the clean unit, and each attack at each radius
+    assert len(Store(store)) == units(halves)
+    assert not list(store.glob("handed-*"))
+    assert not ray.is_initialized()

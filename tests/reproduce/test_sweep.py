@@ -105,7 +105,6 @@ def test_killed_workers_change_no_bit(root, alone, tmp_path, monkeypatch):
     assert sorted(line.split(":")[0] for line in said) == sorted(
         line.split(":")[0] for line in lines
     )
-    assert not list(tmp_path.rglob("*.part*.json")) or len(given) > 12
 
 
 @pytest.mark.parametrize("kind", ["calibration", "defences", "patchguard"])
