@@ -97,7 +97,8 @@ class RayCrew(Crew):
         try:
             return hand, Word(**self._ray.get(task))
         except self._ray.exceptions.RayActorError as error:
-            return hand, Word(died=f"as {type(error).__name__}")
+            first = (str(error).splitlines() or [""])[0]
+            return hand, Word(died=f"as {type(error).__name__}: {first}")
 
     def _dismiss(self, hand: RemoteActor) -> None:
         self._ray.kill(hand.actor)

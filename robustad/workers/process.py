@@ -8,7 +8,6 @@ caller's, who started this process. Answers are JSON lines, `robustad.workers.ba
 import json
 import os
 import pickle
-import sys
 import threading
 from queue import SimpleQueue
 from typing import Any, BinaryIO
@@ -54,7 +53,6 @@ def _receive(source: BinaryIO, inbox: "SimpleQueue[bytes]") -> None:
         if len(message) < size:
             break
         inbox.put(message)
-    sys.stderr.flush()
     os._exit(0)  # nobody waits for what the main thread is doing
 
 
