@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find robustad kernels csrc -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: demo test lint types sanitize unit viewer-engine doctest bench-check bench develop clean
+.PHONY: demo test lint types sanitize unit viewer-engine node-engine doctest bench-check bench develop clean
 
 # The environment with what the main job needs; an editable install would do, but this one is what
 # users get.
@@ -52,9 +52,17 @@ build/npm/package-lock.json: robustad/viewer/package-lock.json
 	cd build/npm && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --fetch-retries=1 --loglevel=error \
 		|| { rm -f package-lock.json; echo "npm could not install onnxruntime-web: the viewer's tests are skipped"; }
 
+# onnxruntime-node for the example in docs/consumers/node, whose tests are skipped without it.
+NODE_ENGINE := docs/consumers/node/node_modules
+node-engine: $(NODE_ENGINE)/.package-lock.json
+$(NODE_ENGINE)/.package-lock.json: docs/consumers/node/package-lock.json
+	rm -rf $(NODE_ENGINE)
+	cd $(<D) && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --fetch-retries=1 --loglevel=error \
+		|| { rm -rf node_modules; echo "npm could not install onnxruntime-node: its tests are skipped"; }
+
 # Bare `pytest`: the tests see the installed package, not the source tree. A process a core: most
 # operations are too small for threads. A file stays in one process, as its fixtures are costly.
-unit: $(VENV)/dev.stamp viewer-engine
+unit: $(VENV)/dev.stamp viewer-engine node-engine
 	$(BIN)/pytest tests -n auto --dist loadfile
 
 doctest: $(VENV)/dev.stamp
@@ -75,4 +83,4 @@ develop:
 	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_out
+	rm -rf $(VENV) build dist *.egg-info demo_out $(NODE_ENGINE) docs/consumers/cpp/build

@@ -9,6 +9,7 @@
     python benchmarks/render_results.py --add defences_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add calibration_NAME RUN [RUN ...]
     python benchmarks/render_results.py --add attacks_NAME RUN [RUN ...]     (of attack_table.py)
+    python benchmarks/render_results.py --add parity_NAME RUN [RUN ...]      (of parity_table.py)
     python benchmarks/conformal_coverage.py --out benchmarks/results/conformal_NAME.json
     python benchmarks/render_results.py
 
@@ -20,6 +21,7 @@ import argparse
 import json
 import platform
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from render_attacks import attacks
 from render_calibration import calibration
 from render_conformal import conformal
 from render_defences import defences
+from render_parity import parity
 from render_patchguard import patchguard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,11 +182,13 @@ def readme(text: str) -> str:
     return f"{before}{BEGIN}\n" + "\n\n".join(made) + f"\n{END}{after}"
 
 
-def robustness() -> str:
-    """Put the tables of all attack presets into docs/robustness.md."""
-    text = (ROOT / "docs" / "robustness.md").read_text()
-    found = [(p.stem, json.loads(p.read_text())) for p in sorted(RESULTS.glob("attacks_*.json"))]
-    return attacks(found, text) if found else text
+def between_markers(
+    page: str, kind: str, render: Callable[[list[tuple[str, dict[str, Any]]], str], str]
+) -> str:
+    """Put the tables of all result files of a kind into a page that has more than them."""
+    text = (ROOT / "docs" / page).read_text()
+    found = [(p.stem, json.loads(p.read_text())) for p in sorted(RESULTS.glob(f"{kind}_*.json"))]
+    return render(found, text) if found else text
 
 
 def main() -> None:
@@ -197,7 +202,8 @@ def main() -> None:
     made = {
         ROOT / "docs" / "results.md": page(),
         ROOT / "README.md": readme((ROOT / "README.md").read_text()),
-        ROOT / "docs" / "robustness.md": robustness(),
+        ROOT / "docs" / "robustness.md": between_markers("robustness.md", "attacks", attacks),
+        ROOT / "docs" / "deploy.md": between_markers("deploy.md", "parity", parity),
     }
     for path, text in made.items():
         if options.check:

@@ -2,6 +2,7 @@
 
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,3 +57,39 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` in UTF-8, whole or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def lock(descriptor: int, path: Path) -> None:
+    """Lock an open file until it is closed or the process ends, however it ends.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of a file that is open for writing.
+    path : Path
+        To name in the error.
+
+    Raises
+    ------
+    InputError
+        If another process has locked it.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise InputError(f"{path}: in use by another process; give each its own --out") from error
+
+
+@contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process, by a file `.lock` in it; see `lock`."""
+    with (folder / ".lock").open("ab") as file:
+        lock(file.fileno(), folder)
+        yield

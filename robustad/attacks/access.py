@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -110,15 +111,14 @@ def find_access(scorer: PatchScorer, x: Tensor) -> Access:
 class OnnxScorer:
     """An exported detector as a black box of scores.
 
+    A file that takes uint8 images is given prepared images rounded to them: the rounding is part of
+    what is attacked. It moves two images apart by no more than they are where that is a whole
+    number of steps of 1 / 255.
+
     Parameters
     ----------
     detector : OnnxDetector
-        As of `robustad.runtime.load`, with the input form `float_nchw`.
-
-    Raises
-    ------
-    InputError
-        If the file takes uint8 images.
+        As of `robustad.runtime.load`.
 
     Attributes
     ----------
@@ -131,12 +131,6 @@ class OnnxScorer:
     """
 
     def __init__(self, detector: OnnxDetector) -> None:
-        if detector.input_form != "float_nchw":
-            raise InputError(
-                "detector: an exported file that takes uint8 images cannot be given the prepared, "
-                "unrounded ones that attacks and evaluations work on; export it with "
-                "input='float_nchw'"
-            )
         self.detector = detector
         self._checked = False
 
@@ -170,10 +164,14 @@ class OnnxScorer:
 
         Raises
         ------
+        InputError
+            If the file resizes images to another size than theirs.
         StateError
             If the file's image scores are not the mean of its largest patch scores.
         """
         pixels = x.detach().to("cpu", torch.float32).numpy()
+        if self.detector.input_form == "uint8_nhwc":
+            pixels = self._bytes(pixels)
         wanted = ("patch_scores",) if self._checked else ("patch_scores", "score")
         out = self.detector.run(pixels, outputs=wanted)
         patch = torch.from_numpy(out["patch_scores"]).to(x.device)
@@ -187,6 +185,19 @@ class OnnxScorer:
                 )
             self._checked = True
         return patch
+
+    def _bytes(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Whole images (B, H, W, 3), uint8, that the file does not resize."""
+        size, low, high = pixels.shape[2:], pixels.min(initial=1.0), pixels.max(initial=0.0)
+        if not (low >= 0.0 and high <= 1.0):  # also refuses NaN
+            raise InputError(f"x: expected values in [0, 1], got {low:g}..{high:g}")
+        geometry = self.detector.geometry
+        made = geometry.crop(*geometry.resized(*size))[2:]
+        if made != size:
+            raise InputError(
+                f"x: expected images prepared for the file, which resizes {size} pixels to {made}"
+            )
+        return np.round(pixels * 255.0).astype(np.uint8).transpose(0, 2, 3, 1)
 
     def aggregate(self, patch_scores: Tensor) -> Tensor:
         """Image scores (B,): the mean of the largest patch scores, as many as the file takes."""

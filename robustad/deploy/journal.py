@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from robustad._files import lock
 from robustad.errors import InputError, StateError
 
 
@@ -53,7 +54,7 @@ class Journal:
         created = not self.path.exists()
         self._file = self.path.open("ab")
         try:
-            _lock(self._file.fileno(), self.path)
+            lock(self._file.fileno(), self.path)
             if created:
                 _sync_folder(self.path.parent)
             end = sum(length for _, length in _lines(self.path))
@@ -141,15 +142,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    import fcntl  # not on Windows
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise InputError(f"{path}: in use by another process; give each its own --out") from error
 
 
 def _sync_folder(folder: Path) -> None:

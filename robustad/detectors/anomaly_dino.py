@@ -15,15 +15,16 @@ from torch import Tensor
 from robustad.backbones import DEFAULT, Backbone, create
 from robustad.detectors.anomaly_dino_config import AnomalyDINOConfig, Reduce
 from robustad.detectors.anomaly_dino_presets import Preprocessing, preprocessing_for
-from robustad.detectors.bank import build_bank, rotations
+from robustad.detectors.bank import build_bank, checked_bank, rotations
 from robustad.detectors.base import Detector
 from robustad.detectors.foreground import Unit, foreground_mask
+from robustad.detectors.packed import PackedOnce
 from robustad.detectors.pruning import Outlyingness
 from robustad.detectors.whitening import Whitening
 from robustad.errors import InputError, NotFittedError
 from robustad.geometry import Geometry
 from robustad.images import iter_images
-from robustad.ops import PackedBank, cosine_nn, pack_bank
+from robustad.ops import cosine_nn
 from robustad.progress import track
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class AnomalyDINO(Detector):
             raise InputError(
                 f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}"
             ) from error
-        self._packed: tuple[Tensor, int, PackedBank] | None = None
+        self._packed = PackedOnce()
         self.register_buffer("bank", torch.empty(0, built.dim + self._config.whiten))
         self.register_buffer("centre", torch.zeros(built.dim))
         self.register_buffer("whitening", torch.eye(built.dim))
@@ -340,7 +341,7 @@ class AnomalyDINO(Detector):
 
     def _distances(self, features: Tensor) -> Tensor:
         """Distances (B, N, k), ascending, of features (B, N, D) to the bank."""
-        distances, _ = cosine_nn(features.flatten(0, 1), self._packed_bank(), self._config.k)
+        distances, _ = cosine_nn(features.flatten(0, 1), self._packed(self.bank), self._config.k)
         return distances.reshape(*features.shape[:2], -1)
 
     def compared(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -352,23 +353,6 @@ class AnomalyDINO(Detector):
     def reduced(self, distances: Tensor) -> Tensor:
         """Patch scores (B, N), but for the foreground, of distances (B, N, k), ascending."""
         return distances.mean(dim=2) if self._config.reduce == "mean" else distances[..., -1]
-
-    def _packed_bank(self) -> PackedBank:
-        """The bank, packed when it is new, was changed in place or has moved to another device."""
-        bank = self.bank
-        if bank.dtype != torch.float32:
-            return pack_bank(bank)
-        # A graph can't depend on a version, and an inference tensor has none.
-        if torch.compiler.is_compiling() or bank.is_inference():
-            return PackedBank.of_unit(bank)
-        kept = self._packed
-        if kept is None or kept[0] is not bank or kept[1] != bank._version:
-            self._packed = kept = bank, bank._version, PackedBank.of_unit(bank)
-        return kept[2]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but the packed bank: a copy's versions are not those of the original."""
-        return {**self.__dict__, "_packed": None}
 
     def foreground(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Foreground (B, N), bool, of images `x` with backbone `tokens`."""
@@ -415,20 +399,9 @@ class AnomalyDINO(Detector):
         except RuntimeError as error:
             raise InputError(f"backbone weights do not fit {name.name}: {error}") from error
         detector = cls(backbone, **options.model_dump(exclude={"backbone"}))
-        rows, dim = [*tensors["bank"].shape, 0][0], backbone.dim
-        shapes: dict[str, tuple[int, ...]] = {"bank": (max(rows, options.k), dim + options.whiten)}
-        if options.whiten:
-            shapes |= {"centre": (dim,), "whitening": (dim, dim)}
-        for key, shape in shapes.items():
-            if tensors[key].shape != shape or tensors[key].dtype != torch.float32:
-                raise InputError(
-                    f"{key}: expected float32 {shape} for {name.name}, got "
-                    f"{tensors[key].dtype} {tuple(tensors[key].shape)}"
-                )
-            setattr(detector, key, tensors[key])
-        length = torch.linalg.vector_norm(detector.bank, dim=1)
-        if not bool((((length - 1).abs() <= 1e-5) | (length == 0)).all()):  # also NaN
-            raise InputError("bank: expected finite vectors of length 1 (or 0)")
+        checked = checked_bank(tensors, whiten=options.whiten, dim=backbone.dim, least=options.k)
+        for key, value in checked.items():
+            setattr(detector, key, value)
         return detector
 
     def _transform(self, tokens: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Building a memory bank: rotated references and greedy coresets."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,50 @@ def build_bank(
     if coreset_size is not None:
         bank = bank[coreset(bank, coreset_size, progress=progress)]
     return bank, whitening
+
+
+def checked_bank(
+    tensors: Mapping[str, Tensor], *, whiten: bool, dim: int, least: int
+) -> dict[str, Tensor]:
+    """Check a saved bank before it is used.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        `bank` (M, dim + 1 if whitened, else dim), and if so `centre` (dim,) and `whitening`
+        (dim, dim).
+    whiten : bool
+        Whether the bank was whitened.
+    dim : int
+        Of the backbone's features.
+    least : int
+        Vectors needed.
+
+    Returns
+    -------
+    dict of str to Tensor
+        These tensors alone.
+
+    Raises
+    ------
+    InputError
+        If a shape or type does not fit, or a vector is neither zero nor of length 1.
+    """
+    rows = [*tensors["bank"].shape, 0][0]
+    shapes: dict[str, tuple[int, ...]] = {"bank": (max(rows, least), dim + whiten)}
+    if whiten:
+        shapes |= {"centre": (dim,), "whitening": (dim, dim)}
+    for key, shape in shapes.items():
+        found = tensors[key]
+        if found.shape != shape or found.dtype != torch.float32:
+            raise InputError(
+                f"{key}: expected float32 {shape} for this backbone, got {found.dtype} "
+                f"{tuple(found.shape)}"
+            )
+    length = torch.linalg.vector_norm(tensors["bank"], dim=1)
+    if not bool((((length - 1).abs() <= 1e-5) | (length == 0)).all()):  # also NaN
+        raise InputError("bank: expected finite vectors of length 1 (or 0)")
+    return {key: tensors[key] for key in shapes}
 
 
 def rotations(x: Tensor, count: int) -> Tensor:

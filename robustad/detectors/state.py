@@ -99,13 +99,18 @@ def load(path: str | Path) -> Detector:
     Raises
     ------
     InputError
-        If there is no such file.
+        If there is no such file, or it is an exported one.
     StateError
         If the file is truncated, no robustad detector, or of another version.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such detector file")
+    if path.suffix == ".onnx":
+        raise InputError(
+            f"{path}: expected a saved detector (.safetensors), got an exported one; "
+            "robustad.runtime.load opens it, and predict, attack, audit and certify take it"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)

@@ -88,9 +88,13 @@ class ChunkedNeighbours(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Distances (B, N, k), float32 in [0, 2], ascending, of features (B, N, D)."""
         unit = F.normalize(features.float(), dim=2, eps=1e-12)
-        nearest = [self._largest(unit @ self.get_buffer(name)) for name in self.names]
+        nearest = [self._largest(unit @ self._chunk(name)) for name in self.names]
         similarity = nearest[0] if len(nearest) == 1 else self._largest(torch.cat(nearest, dim=2))
         return (1.0 - similarity).clamp(0.0, 2.0)
+
+    def _chunk(self, name: str) -> Tensor:
+        """One chunk's vectors (D, m), float32."""
+        return self.get_buffer(name)
 
     def _largest(self, similarity: Tensor) -> Tensor:
         if self.k == 1:

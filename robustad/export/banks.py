@@ -54,12 +54,8 @@ class Bfloat16Neighbours(ChunkedNeighbours):
         for name in self.names:
             setattr(self, name, self.get_buffer(name).bfloat16())
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Distances (B, N, k), float32 in [0, 2], ascending, of features (B, N, D)."""
-        unit = F.normalize(features.float(), dim=2, eps=1e-12)
-        nearest = [self._largest(unit @ self.get_buffer(name).float()) for name in self.names]
-        similarity = nearest[0] if len(nearest) == 1 else self._largest(torch.cat(nearest, dim=2))
-        return (1.0 - similarity).clamp(0.0, 2.0)
+    def _chunk(self, name: str) -> Tensor:
+        return self.get_buffer(name).float()
 
 
 class Int8Neighbours(nn.Module):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from robustad.conformal import smallest_n
 from robustad.evaluation import Evaluation, coverage
 from robustad.evaluation.result import WORST
 from robustad.metrics import trivial_f1
@@ -161,9 +162,15 @@ def _promise(evaluation: Evaluation) -> str:
     report = evaluation.conformal
     if report is None:
         return ""
+    n, least = len(report.scores["normal"]), smallest_n(PROMISED)
+    if n < least:
+        return (
+            f"No threshold from {count(n, 'held-out normal image')} can promise at most "
+            f"{percent(PROMISED)} false alarms: it takes {least}."
+        )
     [clean] = coverage(evaluation, alphas=[PROMISED])
     kept = "more than chance explains" if clean.realised > clean.high else "kept"
-    held_out = count(len(report.scores["normal"]), "held-out normal image")
+    held_out = count(n, "held-out normal image")
     text = (
         f"At most {percent(PROMISED)} false alarms are promised from {held_out}: on clean images "
         f"there are {percent(clean.realised)} ({kept})"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from robustad.conformal import smallest_n
 from robustad.evaluation import Evaluation, coverage
 from robustad.evaluation.coverage import ALPHAS, Coverage
 from robustad.evaluation.result import CLEAN, WORST
@@ -58,16 +59,27 @@ def promise(evaluation: Evaluation, key: str) -> Promise | None:
     if report is None or any(one.p_value is None for one in evaluation.shown.values()):
         return None
     found = {name: coverage(evaluation, name) for name in evaluation.shown}
+    held_out = len(report.scores["normal"])
+    possible = {alpha: held_out >= smallest_n(alpha) for alpha in SHOWN}
     rows = [
         (
             condition_name(name),
-            [(percent(c.realised), c.realised > c.high) for c in rates if c.alpha in SHOWN],
+            [
+                (
+                    percent(c.realised) if possible[c.alpha] else "no alarm possible",
+                    c.realised > c.high,
+                )
+                for c in rates
+                if c.alpha in SHOWN
+            ],
         )
         for name, rates in found.items()
     ]
-    held_out = len(report.scores["normal"])
     return Promise(
-        facts=f"{count(held_out, 'held-out normal image')}; {report.guarantee}.",
+        facts=(
+            f"{count(held_out, 'held-out normal image')}: p-values of {1 / (held_out + 1):.3g} and "
+            f"more; {report.guarantee}."
+        ),
         histogram=_histogram(evaluation, key),
         coverage=_coverage_figure(evaluation, found, key),
         rates=[f"promised {percent(alpha)}" for alpha in SHOWN],

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from robustad._files import write_text
+from robustad._files import folder_locked, write_text
 from robustad.data import Dataset, content_hash
 from robustad.detectors import PatchGuard
 from robustad.foreground import source_hash
@@ -70,7 +71,7 @@ def train(
     Raises
     ------
     InputError
-        If an option is out of range.
+        If an option is out of range, or another process trains in `out`.
     DataError
         If images are missing, unreadable or fewer than two, or a foreground is empty.
     StateError
@@ -102,10 +103,14 @@ def train(
     elif overrides:
         config = changed(config, overrides)
     out = Path(out)
-    with processes(device) as here, torch.random.fork_rng(_gpus(here.device)):
+    with (
+        processes(device) as here,
+        torch.random.fork_rng(_gpus(here.device)),
+        ExitStack() as held,
+    ):
         begun = _begun(data, config, out, restart=restart)
         if here.first:
-            _prepare(out)
+            held.enter_context(_prepared(out))
         torch.manual_seed(seeds(config.seed, WEIGHTS, count=1)[0])
         detector = PatchGuard(
             config.network,
@@ -167,14 +172,18 @@ def _begun(data: Dataset, config: TrainingConfig, out: Path, *, restart: bool) -
     return begun
 
 
-def _prepare(out: Path) -> None:
-    """Make the folder of a run, see that it can be written to, and clear what a kill left."""
+@contextmanager
+def _prepared(out: Path) -> Iterator[None]:
+    """Make the folder of a run, keep it to this process, and clear what a kill left."""
     with checkpoint.writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
+        with tempfile.TemporaryFile(dir=out):  # it can be written to
             pass
-        for stale in out.glob(".*.part*"):  # of a run that was killed while it wrote
-            stale.unlink()
+    with folder_locked(out):
+        with checkpoint.writing(out):
+            for stale in out.glob(".*.part*"):  # of a run that was killed while it wrote
+                stale.unlink()
+        yield
 
 
 def _gpus(device: torch.device) -> list[int]:

@@ -293,3 +293,10 @@ def test_tampered_tensors(saved, change, message):
     rewrite(saved, tensors=tensors)
     with pytest.raises(StateError, match=f"damaged or of another version: .*{message}"):
         load(saved)
+
+
+def test_an_exported_file_is_told_from_a_saved_one(tmp_path):
+    path = tmp_path / "part.onnx"
+    path.write_bytes(b"anything")
+    with pytest.raises(InputError, match=r"part\.onnx: .* got an exported one; robustad\.runtime"):
+        robustad.load(path)

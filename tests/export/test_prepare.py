@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxscript import ir
@@ -227,11 +228,26 @@ def test_a_float_detector_is_not_confused(masked):
         model.run(np.zeros((1, 64, 64, 3), np.uint8))
 
 
-def test_attacks_refuse_bytes(taking_bytes):
+def test_attacks_see_images_rounded_to_bytes(masked, taking_bytes, make_images):
+    from robustad.attacks import attack
     from robustad.attacks.access import as_scorer
 
-    with pytest.raises(InputError, match=r"takes uint8 images .* input='float_nchw'"):
-        as_scorer(taking_bytes)
+    scorer = as_scorer(taking_bytes)
+    x = masked.detector.prepare(make_images(3, 50, 66, seed=1))
+    rounded = (x * 255).round() / 255
+    assert not torch.equal(rounded, x)
+    np.testing.assert_allclose(
+        scorer.patch_scores(x), masked.detector.patch_scores(rounded), rtol=0, atol=1e-4
+    )
+    assert torch.equal(scorer.patch_scores(x), scorer.patch_scores(rounded))
+    found = attack(scorer, x, label=[0, 0, 1], attack="square20", eps=8 / 255)
+    assert (found.worst_score[:2] >= found.clean_score[:2]).all()
+    assert found.worst_score[2] <= found.clean_score[2]
+    assert (found.worst_score != found.clean_score).any()
+    with pytest.raises(InputError, match=r"prepared for the file, which resizes \(\d+, \d+\) pix"):
+        scorer.patch_scores(x.repeat(1, 1, 2, 2))
+    with pytest.raises(InputError, match=r"expected values in \[0, 1\], got 0\.\d+..1\.\d+"):
+        scorer.patch_scores(x + 0.5)
 
 
 def test_maps_of_probabilities_have_the_images_size(tmp_path, contrast_class, make_images):

@@ -40,7 +40,9 @@ def promising(evaluation_of):
 
 def test_the_promise_of_each_condition(promising):
     found = promise(promising, "e1")
-    assert found.facts.startswith("59 held-out normal images; a normal image like the held-out")
+    assert found.facts.startswith(
+        "59 held-out normal images: p-values of 0.0167 and more; a normal image like the held-out"
+    )
     assert found.rates == ["promised 5.0%", "promised 10.0%"]
     assert [name for name, _ in found.rows] == [
         *("clean", "fgsm_probe", "fgsm", "pgd10", "worst case"),
@@ -97,6 +99,21 @@ def test_sentences(promising, evaluation_of):
         "worst case: no promise holds under attack."
     )
     assert not any("promised" in text for text in findings(evaluation_of()))
+
+
+def test_too_few_held_out_images_promise_nothing(promising):
+    few = ConformalScores([0.2, 0.3, 0.25, 0.31, 0.28])
+    for one in promising.conditions.values():
+        one.p_value = few.p_values(np.asarray(one.score)).tolist()
+    promising.conformal.scores = few.to_dict()
+    [told] = [text for text in findings(promising) if "promise" in text]
+    assert told == (
+        "No threshold from 5 held-out normal images can promise at most 5.0% false alarms: it "
+        "takes 19."
+    )
+    found = promise(promising, "e1")
+    assert found.facts.startswith("5 held-out normal images: p-values of 0.167 and more; ")
+    assert {cell for _, cells in found.rows for cell in cells} == {("no alarm possible", False)}
 
 
 def test_evaluations_without_either(evaluation_of, tmp_path):

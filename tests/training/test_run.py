@@ -4,8 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
+from robustad._files import folder_locked
 from robustad.data import Dataset, content_hash
-from robustad.errors import DataError, StateError, TrainingError
+from robustad.errors import DataError, InputError, StateError, TrainingError
 from robustad.training import checkpoint, preset, run, train
 from robustad.training.trainer import CHECKPOINT, FINAL
 
@@ -28,6 +29,18 @@ def test_a_refused_run_changes_nothing_and_reads_nothing(images, tiny, tmp_path,
     with pytest.raises(StateError, match=r"another seed \(0, not 1\)"):
         train(images, "fast", out=tmp_path, overrides=tiny | {"seed": 1})
     assert contents(tmp_path) == before
+
+
+def test_a_folder_in_use_is_left_alone(images, tiny, tmp_path):
+    half_written = tmp_path / ".0.part.safetensors"
+    half_written.touch()
+    with folder_locked(tmp_path):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(InputError, match=r"in use by another process; give each its own --out"):
+            train(images, "fast", out=tmp_path, overrides=tiny)
+        assert sorted(tmp_path.iterdir()) == before
+    train(images, "fast", out=tmp_path, overrides=tiny)
+    assert not half_written.exists()
 
 
 def test_a_restart_that_fails_keeps_what_was_there(images, tiny, tmp_path):

@@ -36,6 +36,7 @@ def test_a_run_leaves_a_detector_a_log_and_its_configuration(images, tiny, tmp_p
     assert float(rows[-1]["degree/discriminator"]) > 0
     assert robustad.training.preset(tmp_path / "config.yaml").optimiser.epochs == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock",
         BEST,
         CHECKPOINT,
         "config.yaml",

@@ -6,20 +6,28 @@ import { inputForm, readMetadata } from "./metadata.js";
 import { decide, evidence, VERDICTS } from "./policy.js";
 
 const GOLDEN = "quadratic-256";
+const NUMBERS = ["score", "probability", "entropy", "verdict"];
 
-/** Load a file's bytes (Uint8Array). `ort` is the engine's module, `options` its session options. */
-export async function openDetector(ort, bytes, name, options = {}) {
+/**
+ * Load a file's bytes (Uint8Array). `ort` is the engine's module, `options` its session options.
+ * `source` is what the engine opens: the same bytes or, for onnxruntime-node, the file's path, so
+ * that tensors in a .data beside it are found.
+ */
+export async function openDetector(ort, bytes, name, options = {}, source = bytes) {
   const document = readMetadata(bytes, name);
   let session;
   try {
-    session = await ort.InferenceSession.create(bytes, {
+    session = await ort.InferenceSession.create(source, {
       logSeverityLevel: 3, // below errors, only that calibration and policy can be overridden
       ...options,
     });
   } catch (error) {
     const reason = String(error?.message ?? error).split("\n")[0];
-    const apart = /external/i.test(reason) ? "; files with a .data beside them cannot be run here" : "";
-    throw new InputError(`${name}: not an ONNX file that can be run: ${reason}${apart}`);
+    const apart = "; files with a .data beside them cannot be run here";
+    const external = source === bytes && /external/i.test(reason);
+    throw new InputError(
+      `${name}: not an ONNX file that can be run: ${reason}${external ? apart : ""}`,
+    );
   }
   return new Detector(ort, session, document, name);
 }
@@ -35,15 +43,15 @@ export class Detector {
    * Score an image.
    * @param {{height: number, width: number, pixels: Uint8Array|Float32Array}} image RGB, row by
    *   row; bytes, or floats in [0, 1]
+   * @param {{map: boolean}} options whether the anomaly map is wanted; bringing it to the size of a
+   *   large image takes longer than the score of it
    * @returns score, probability, p-values, entropy (NaN where not known), verdict by the file's own
-   *   policy, and the anomaly map (Float32Array) at the image's size
+   *   policy, and the anomaly map (Float32Array) at the image's size, null if not wanted
    */
-  async score(image) {
-    const { height, width } = image;
-    const found = await this.run(this.feed(image));
+  async score(image, { map: wanted = true } = {}) {
+    const found = await this.run(this.feed(image), wanted ? [...NUMBERS, "anomaly_map"] : NUMBERS);
     const score = found.score.data[0];
     const known = evidence(score, found.probability.data[0], this.document.conformal);
-    const map = found.anomaly_map.data;
     return {
       score,
       ...known,
@@ -51,8 +59,12 @@ export class Detector {
       verdict: decide(this.document.policy, known),
       // what the graph makes of the same numbers; files of before version 3 do not say
       graphVerdict: found.verdict && VERDICTS[Number(found.verdict.data[0])],
-      map: this.form === "uint8_nhwc" ? map : this.geometry.restore(map, height, width),
+      map: wanted ? this.mapOf(found, image) : null,
     };
+  }
+
+  mapOf({ anomaly_map: { data } }, { height, width }) {
+    return this.form === "uint8_nhwc" ? data : this.geometry.restore(data, height, width);
   }
 
   /** Run the golden image; the largest difference from what is stored of it, null if nothing is. */
@@ -63,7 +75,7 @@ export class Detector {
     const pixels = goldenPixels(height, width);
     const bytes = this.form === "uint8_nhwc";
     const input = bytes ? nhwc(this.ort, { height, width, pixels }) : planes(this.ort, pixels, height, width);
-    const found = await this.run(input);
+    const found = await this.run(input, ["score", "patch_scores", "anomaly_map"]);
     const patches = found.patch_scores.data;
     const map = found.anomaly_map.data;
     const made = {
@@ -77,8 +89,7 @@ export class Detector {
     return differences.some(Number.isNaN) ? NaN : Math.max(...differences);
   }
 
-  async run(input) {
-    const wanted = ["score", "probability", "entropy", "patch_scores", "anomaly_map", "verdict"];
+  async run(input, wanted) {
     const outputs = wanted.filter((one) => this.session.outputNames.includes(one));
     return this.session.run({ image: input }, outputs);
   }

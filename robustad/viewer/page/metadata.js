@@ -77,7 +77,7 @@ function check(document, name) {
   if (version > SCHEMA_VERSION) {
     throw new InputError(
       `${name}: written by a newer robustad (metadata version ${version}, this one reads up to ` +
-        `${SCHEMA_VERSION}); write the viewer anew with that robustad`,
+        `${SCHEMA_VERSION}); take the JavaScript of that robustad (a viewer is written anew)`,
     );
   }
   const { input, geometry, policy, patch_size, conformal, custom_ops = [] } = document;

@@ -1,0 +1,244 @@
+"""How far exported files agree with torch, and what they cost, by precision, engine, batch, size.
+
+    python benchmarks/parity_table.py DETECTOR --data FOLDER --out RUN [--sizes 224 320]
+    python benchmarks/render_results.py --add parity_NAME RUN [RUN ...]
+
+DETECTOR is a detector file, or one that is fitted here to 16 normal images of the folder: `knn`,
+AnomalyDINO on CNN features (`--weights`), or `masked`, AnomalyDINO with its foreground mask on a
+DINOv2 ViT-S/14 whose weights are random if `--weights` names none. Files that take any size are run
+at every size, as a square and 1.25 times as wide. Ranges for int8 are measured on training images.
+Every file and engine is kept in RUN as soon as it is finished; the same command goes on there.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustad import export_onnx, runtime
+from robustad._files import write_text
+from robustad.backbones import create
+from robustad.data import Dataset, Sample, folder
+from robustad.detectors import AnomalyDINO, Detector, load
+from robustad.evaluation.hashes import detector_hash
+from robustad.export.precision import activation_ranges, read_model, to_int8
+from robustad.metrics import auroc
+from robustad.runtime import OnnxDetector
+
+REFERENCES, RANGES = 16, 8
+BATCHES = (1, 2, 4, 8)
+ENGINES = ("onnxruntime", "openvino")
+PRECISIONS = ("float32", "bank bfloat16", "bank int8", "int8", "int8, bank int8")
+Array = npt.NDArray[Any]
+# Prints the most memory that a process held which loads a file and runs it twice.
+PROGRAM = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from robustad import runtime
+path, engine, threads, *shape = sys.argv[1:]
+model = runtime.load(path, engine=engine, threads=int(threads))
+x = np.random.default_rng(0).random(tuple(map(int, shape)), np.float32)
+for _ in range(2):
+    model.run(x)
+# not ru_maxrss: a child inherits that of the process that starts it
+print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def fitted(name: str, data: Dataset, weights: Path | None, size: int) -> Detector:
+    """The named detector, with a bank of a few normal images."""
+    if name == "knn":
+        detector = AnomalyDINO("resnet18", weights or "random", image_size=size)
+    elif name == "masked":
+        torch.manual_seed(0)
+        backbone = create("vit_small_patch14_dinov2.lvd142m", weights or "random")
+        detector = AnomalyDINO(backbone, image_size=size, mask=True)
+    else:
+        return load(name)
+    places = np.linspace(0, len(data.train) - 1, min(REFERENCES, len(data.train))).round()
+    return detector.fit([data.train[i].image for i in places.astype(int)])
+
+
+def spread(samples: list[Sample], count: int) -> list[Sample]:
+    """Some of them, evenly spread."""
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]
+
+
+def prepared(detector: Detector, samples: list[Sample], shape: tuple[int, int] | None) -> Tensor:
+    """Images (N, 3, H, W) as the detector has them, or stretched to a shape."""
+    x = detector.stack([detector.geometry.apply(sample.read()) for sample in samples[:1]])
+    height, width = shape or (x.shape[2], x.shape[3])
+    found = []
+    for sample in samples:
+        one = detector.stack([detector.geometry.apply(sample.read())])
+        if one.shape[2:] != (height, width):
+            one = F.interpolate(one, (height, width), mode="bilinear", antialias=True)
+        found.append(one.clamp(0, 1))
+    return torch.cat(found)
+
+
+def shapes(detector: Detector, sizes: list[int], dynamic: bool) -> list[tuple[int, int] | None]:
+    """Heights and widths to run at; None is the detector's own."""
+    if not dynamic:
+        return [None]
+    unit = detector.geometry.multiple
+    edges = [(size // unit * unit, round(1.25 * size) // unit * unit) for size in sizes]
+    return [(height, width) for height, wide in edges for width in (height, wide)]
+
+
+@torch.inference_mode()
+def in_torch(detector: Detector, x: Tensor) -> dict[str, Array]:
+    """What the file gives, by torch."""
+    patches = detector.patch_scores(x)
+    maps = detector.anomaly_map(patches, (x.shape[2], x.shape[3]))
+    return {"score": detector.aggregate(patches).numpy(), "anomaly_map": maps.numpy()}
+
+
+def made(
+    precision: str, detector: Detector, ranges_on: list[Array], path: Path, threads: int
+) -> Path:
+    """Export a detector in a precision."""
+    bank: Any = precision.rpartition("bank ")[2] if "bank" in precision else "float32"
+    export_onnx(detector, path, bank=bank)
+    if precision.startswith("int8"):
+        model = read_model(path)
+        found = activation_ranges(model, ranges_on, path.parent, threads=threads)
+        path.with_suffix(".onnx.sha256").unlink()
+        onnx.save(to_int8(model, found.extremes), path)
+    return path
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def compared(
+    detector: Detector, model: OnnxDetector, x: Tensor, label: Array, batch: int, rounds: int
+) -> dict[str, Any]:
+    """Differences over all images, and seconds of a batch in turn with torch's."""
+    wanted = in_torch(detector, x)
+    parts = [model.run(part.numpy()) for part in x.split(batch)]
+    found = {key: np.concatenate([part[key] for part in parts]) for key in wanted}
+    first = x[:batch]
+    calls = (partial(in_torch, detector, first), partial(model.run, first.numpy()))
+    for call in calls:
+        call()
+    times = [[seconds(call) for call in calls] for _ in range(rounds)]
+    eager, ours = (statistics.median(column) for column in zip(*times, strict=True))
+    ranks = [float(auroc(values["score"], label)) for values in (wanted, found)]
+    return {
+        "batch": batch,
+        "shape": list(x.shape[2:]),
+        "score_error": float(np.abs(found["score"] - wanted["score"]).max()),
+        "map_error": float(np.abs(found["anomaly_map"] - wanted["anomaly_map"]).max()),
+        "auroc_difference": abs(ranks[1] - ranks[0]),
+        "auroc": ranks[0],
+        "seconds_torch": eager,
+        "seconds": ours,
+        "ratio": statistics.median(torch_s / own for torch_s, own in times),
+    }
+
+
+def peak_memory(path: Path, engine: str, threads: int, shape: tuple[int, ...]) -> int:
+    """Most bytes of a process of its own that loads and runs the file."""
+    command = [sys.executable, "-c", PROGRAM, path, engine, threads, *shape]
+    out = subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    return 1024 * int(out.stdout)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("detector")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 320])
+    parser.add_argument("--images", type=int, default=8, help="of each class")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    data = folder(given.data)
+    detector = fitted(given.detector, data, given.weights, given.sizes[0]).eval()
+    picked = [
+        sample
+        for wanted in (0, 1)
+        for sample in spread([s for s in data.test if s.label == wanted], given.images)
+    ]
+    label = np.array([sample.label for sample in picked])
+    given.out.mkdir(parents=True, exist_ok=True)
+    figures = []
+    with TemporaryDirectory() as scratch:
+        for precision in given.precisions:
+            if "bank" in precision and not isinstance(detector, AnomalyDINO):
+                continue
+            for engine in given.engines:
+                kept = given.out / f"{precision.replace(', ', '_').replace(' ', '_')}@{engine}.json"
+                if not kept.is_file():
+                    path = Path(scratch) / f"{precision.replace(', ', '_').replace(' ', '_')}.onnx"
+                    if not path.is_file():
+                        ranges_on = [
+                            prepared(detector, [sample], None).numpy()
+                            for sample in spread([*data.train], RANGES)
+                        ]
+                        made(precision, detector, ranges_on, path, given.threads)
+                    model = runtime.load(path, engine=engine, threads=given.threads)
+                    edges = shapes(detector, given.sizes, dynamic=model.image_size is None)
+                    rows = [
+                        compared(detector, model, x, label, batch, given.rounds)
+                        for x in (prepared(detector, picked, shape) for shape in edges)
+                        for batch in BATCHES
+                    ]
+                    del model
+                    largest = (BATCHES[-1], 3, *rows[0]["shape"])
+                    found = {
+                        "precision": precision,
+                        "engine": engine,
+                        "file_bytes": sum(
+                            p.stat().st_size for p in path.parent.glob(f"{path.name}*")
+                        ),
+                        "peak_memory": peak_memory(path, engine, given.threads, largest),
+                        "rows": rows,
+                    }
+                    write_text(kept, json.dumps(found))
+                figures.append(json.loads(kept.read_text()))
+                last = figures[-1]
+                worst = {k: max(r[k] for r in last["rows"]) for k in ("score_error", "map_error")}
+                fastest = [round(r["ratio"], 2) for r in last["rows"][: len(BATCHES)]]
+                print(precision, engine, worst, fastest, last["peak_memory"] >> 20, flush=True)
+    study = {
+        "detector": given.detector if given.detector in ("knn", "masked") else detector.method,
+        "detector_hash": detector_hash(detector),
+        "data": given.data.name,
+        "weights": None if given.weights is None else given.weights.name,
+        "images": len(picked),
+        "threads": given.threads,
+        "bank": len(detector.bank) if isinstance(detector, AnomalyDINO) else None,
+    }
+    document = {"study": study, "figures": figures, "notes": []}
+    write_text(given.out / "tables.json", json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
