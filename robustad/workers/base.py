@@ -102,7 +102,7 @@ class Crew(ABC):
     def __init__(self, count: int) -> None:
         self.count = count
         self.hands: list[Any] = []
-        self._unborn = 0
+        self._unborn = 0  # workers in a row that died before they were ready
 
     @abstractmethod
     def _hire(self) -> Hand:
@@ -183,7 +183,7 @@ class Crew(ABC):
                     continue
                 if word.failed is not None and piece is None:
                     raise StateError(f"worker: {word.failed}")
-                hand.ready = True
+                hand.ready, self._unborn = True, 0
                 if word.failed is not None and piece is not None:
                     lost.append(f"{piece.name}: {word.failed}")
                 elif piece is not None:
