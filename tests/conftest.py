@@ -1,6 +1,8 @@
 """Threads, kernels without a GPU, and what tests of several folders share."""
 
 import os
+import sys
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,3 +145,83 @@ def model(exported):
     from robustad import runtime
 
     return runtime.load(exported.path, threads=1)
+
+
+class RayStandIn(types.ModuleType):
+    """As much of Ray as workers use, in this process: actors that die when told to.
+
+    `deaths` has the beginnings of names of pieces, each as often as a worker dies of it.
+    """
+
+    class RayActorError(Exception):
+        pass
+
+    def __init__(self, deaths=(), cpus=2, gpus=0):
+        super().__init__("ray")
+        self.exceptions = self
+        self.deaths, self.killed, self.up = list(deaths), 0, False
+        self.started, self.options = [], None
+        self.resources = {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
+
+    def is_initialized(self):
+        return self.up
+
+    def init(self, **_):
+        self.up = True
+
+    def shutdown(self):
+        self.up = False
+
+    def nodes(self):
+        return [
+            {"Alive": True, "Resources": self.resources},
+            {"Alive": False, "Resources": {"CPU": 99.0}},
+        ]
+
+    def put(self, thing):
+        return types.SimpleNamespace(thing=thing)
+
+    def kill(self, actor):
+        self.killed += 1
+
+    def wait(self, tasks, num_returns):
+        return tasks[-num_returns:], tasks[:-num_returns]
+
+    def get(self, task):
+        return task()
+
+    def remote(self, **options):
+        self.options = options
+        return lambda kind: types.SimpleNamespace(
+            remote=lambda job, threads: self.actor(kind(job.thing, threads))
+        )
+
+    def actor(self, worker):
+        self.started.append(worker)
+
+        def do(piece):
+            def task():
+                for name in self.deaths:
+                    if piece.name.startswith(name):
+                        self.deaths.remove(name)
+                        raise self.RayActorError("killed")
+                return worker.do(piece)
+
+            return task
+
+        return types.SimpleNamespace(
+            start=types.SimpleNamespace(remote=lambda: worker.start),
+            do=types.SimpleNamespace(remote=do),
+        )
+
+
+@pytest.fixture
+def ray_stand_in(monkeypatch):
+    """Have `import ray` give a stand-in; its options are those of `RayStandIn`."""
+
+    def put(**options):
+        ray = RayStandIn(**options)
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        return ray
+
+    return put

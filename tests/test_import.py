@@ -55,7 +55,7 @@ def test_the_package_loads_in_no_time():
     "module",
     [
         *("errors", "images", "geometry", "verdict", "prediction", "runtime", "_files"),
-        *("conformal", "deploy", "deploy.worker", "serve"),
+        *("conformal", "deploy", "serve", "workers", "workers.process"),
     ],
 )
 def test_torch_free_modules(module):

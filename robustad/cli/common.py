@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from robustad.data import Dataset
     from robustad.evaluation import Evaluation
     from robustad.runtime import OnnxDetector
+    from robustad.workers import Workers
 
 # Standard output carries results; everything said on the way goes to standard error.
 say = Console(stderr=True, highlight=False)
@@ -111,6 +112,29 @@ Runtime: TypeAlias = Annotated[
         help="What runs an .onnx file; auto: what it was made for, else onnxruntime.",
     ),
 ]
+
+
+class Engine(StrEnum):
+    """Where workers are."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+WorkerCount: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Give the work out to so many processes or actors."),
+]
+WorkerEngine: TypeAlias = Annotated[
+    Engine | None,
+    typer.Option(
+        "--engine", help="Where workers are: processes of this machine (local), or Ray actors."
+    ),
+]
+WorkerThreads: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Of each worker; default: the cores, shared out."),
+]
 RequireManifest: TypeAlias = Annotated[
     bool,
     typer.Option("--require-manifest", help="Refuse a file without its .sha256 beside it."),
@@ -141,6 +165,21 @@ def load_onnx(
     if threshold is not None:
         model.policy = replace(model.policy, threshold=threshold)
     return model
+
+
+def parse_workers(count: int | None, engine: Engine | None, threads: int | None) -> Workers | None:
+    """Give what the options say; None where all work is for this process."""
+    from robustad.workers import Workers
+
+    if count is None and engine is None:
+        if threads is not None:
+            raise InputError("--threads: expected --workers or --engine with it, got neither")
+        return None
+    return Workers(
+        Workers.count if count is None else count,
+        engine="local" if engine is None else engine.value,
+        threads=threads,
+    )
 
 
 def load_data(dataset: str, root: Path | None, category: str | None) -> Dataset:

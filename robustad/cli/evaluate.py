@@ -46,6 +46,9 @@ def evaluate(
     merge: Annotated[
         list[Path] | None, typer.Option(help="Other stores to copy into --store first.")
     ] = None,
+    workers: common.WorkerCount = None,
+    engine: common.WorkerEngine = None,
+    threads: common.WorkerThreads = None,
     out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
     leaderboard: Annotated[
         Path | None, typer.Option(help="Write a leaderboard entry to this JSON file.")
@@ -59,8 +62,9 @@ def evaluate(
     """Evaluate a detector on a labelled test set, clean and under attack.
 
     A share of the test set is set aside to calibrate and to fix thresholds; the figures come from
-    the rest. With --store an interrupted run goes on where it stopped; with --shard several
-    processes or machines share the work, and the same command without --shard sums up.
+    the rest. With --store an interrupted run goes on where it stopped; with --workers several
+    processes share the work, with --engine ray a cluster. With --shard machines share it that
+    know nothing of each other, and the same command without --shard sums up.
     """
     from robustad import evaluation
     from robustad.data import calibration_split
@@ -73,6 +77,7 @@ def evaluate(
     part = None if shard is None else common.parse_shard(shard)
     radii = [common.parse_eps(text) for text in eps]
     place = common.parse_device(device)
+    who = common.parse_workers(workers, engine, threads)
     loaded = load(detector).to(place)
     chosen = common.load_data(dataset, data, category)
     held_out, samples = chosen.test[:0], chosen.test
@@ -93,6 +98,7 @@ def evaluate(
         "surrogates": [load(one).to(place) for one in surrogate or ()],
         "store": store,
         "resume": resume,
+        "workers": who,
         "progress": not quiet,
     }
     if part is not None:

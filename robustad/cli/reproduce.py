@@ -127,6 +127,9 @@ def fewshot(
     preprocessing: PreprocessingName = "agnostic",
     mask: MaskOverride = None,
     full_coreset: FullCoreset = None,
+    workers: common.WorkerCount = None,
+    engine: common.WorkerEngine = None,
+    threads: common.WorkerThreads = None,
     out: ResultFolder = Path("runs/fewshot"),
     device: common.Device = "auto",
     json: common.Json = False,
@@ -158,6 +161,7 @@ def fewshot(
         out,
         only=category or (),
         device=common.parse_device(device),
+        workers=common.parse_workers(workers, engine, threads),
         progress=not quiet,
         say=lambda line: common.say.print(line),
     )

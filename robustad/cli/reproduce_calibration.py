@@ -44,6 +44,9 @@ def calibration(
     preprocessing: PreprocessingName = "none",
     mask: MaskOverride = None,
     full_coreset: FullCoreset = None,
+    workers: common.WorkerCount = None,
+    engine: common.WorkerEngine = None,
+    threads: common.WorkerThreads = None,
     out: ResultFolder = Path("runs/calibration"),
     device: common.Device = "auto",
     json: common.Json = False,
@@ -79,6 +82,7 @@ def calibration(
         out,
         only=category or (),
         device=common.parse_device(device),
+        workers=common.parse_workers(workers, engine, threads),
         progress=not quiet,
         say=lambda line: common.say.print(line),
     )

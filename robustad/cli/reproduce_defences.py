@@ -46,6 +46,9 @@ def defences(
     images: Annotated[
         int | None, typer.Option(min=2, help="Take only so many test images of each class.")
     ] = None,
+    workers: common.WorkerCount = None,
+    engine: common.WorkerEngine = None,
+    threads: common.WorkerThreads = None,
     out: ResultFolder = Path("runs/defences"),
     device: common.Device = "auto",
     json: common.Json = False,
@@ -77,6 +80,7 @@ def defences(
         out,
         only=category or (),
         device=common.parse_device(device),
+        workers=common.parse_workers(workers, engine, threads),
         progress=not quiet,
         say=lambda line: common.say.print(line),
     )

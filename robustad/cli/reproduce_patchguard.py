@@ -37,6 +37,9 @@ def patchguard(
     shard: Annotated[
         str, typer.Option(help="I/N: only runs I, I + N, I + 2 N, ..., e.g. 2/4 for the 2nd of 4.")
     ] = "1/1",
+    workers: common.WorkerCount = None,
+    engine: common.WorkerEngine = None,
+    threads: common.WorkerThreads = None,
     batch_size: common.BatchSize = 16,
     out: Annotated[
         Path, typer.Option(help="Folder for models and results; the same one again goes on.")
@@ -76,6 +79,7 @@ def patchguard(
         only=category or (),
         shard=part,
         device=common.parse_device(device),
+        workers=common.parse_workers(workers, engine, threads),
         progress=not quiet,
         say=lambda line: common.say.print(line),
     )

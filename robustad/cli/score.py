@@ -1,6 +1,5 @@
 """`robustad score`: a large set of images, by several workers."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,20 +8,13 @@ import typer
 from robustad.cli import common
 
 
-class Engine(StrEnum):
-    """Who does the work."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
 def score(
     model: Annotated[Path, typer.Option(help="Exported .onnx file.")],
     data: Annotated[Path, typer.Option(help="Folder with images, also in folders inside.")],
     out: Annotated[Path, typer.Option(help="Folder for shards/, results.jsonl, results.sha256.")],
     engine: Annotated[
-        Engine, typer.Option(help="Worker processes of this machine, or Ray actors.")
-    ] = Engine.LOCAL,
+        common.Engine, typer.Option(help="Worker processes of this machine, or Ray actors.")
+    ] = common.Engine.LOCAL,
     workers: Annotated[int, typer.Option(min=1, help="At a time, each with the model.")] = 2,
     shard_size: Annotated[
         int, typer.Option(min=1, help="Images a shard: what is lost at most when one dies.")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from robustad.deploy.local import run_local
 from robustad.deploy.shards import Job, finished, gather, plan
 from robustad.errors import InputError
 from robustad.runtime._session import Engine
-
-ENGINES = ("local", "ray")
+from robustad.workers import Workers, crew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +104,9 @@ def score(
     A line has `path`, `sha256` of the image file, and the fields of `Prediction.to_records`, or
     `error`. Batches within a shard do not depend on the workers, so neither do the results.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
-    for name, value in (("workers", workers), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name}: expected >= 1, got {value}")
+    who = Workers(workers, engine=engine, threads=threads or 1)  # onnxruntime has threads by itself
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected >= 1, got {batch_size}")
     job = Job(
         data=str(Path(data).resolve()),
         model=str(Path(model).resolve()),
@@ -128,9 +124,11 @@ def score(
     missing = [shard for shard in shards if finished(shard, folder) is None]
     done = len(shards) - len(missing)
     told(done, len(shards))
-    for _ in _engine(engine)(job, missing, workers) if missing else ():
-        done += 1
-        told(done, len(shards))
+    if missing:
+        with crew(job, who) as hands:
+            for _ in hands.run(missing):
+                done += 1
+                told(done, len(shards))
     scored, failed = gather(shards, folder)
     return ScoreSummary(
         scored=scored,
@@ -139,11 +137,3 @@ def score(
         computed=len(missing),
         results=folder / "results.jsonl",
     )
-
-
-def _engine(name: str) -> Any:
-    if name == "local":
-        return run_local
-    from robustad.deploy.on_ray import run_ray
-
-    return run_ray

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from robustad._files import written_aside
 from robustad.deploy.tolerant import batched, prefetched, read_or_reason, score_images
@@ -40,13 +40,14 @@ class Shard:
     key: str
     images: list[str]
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"shard {self.index} ({self.images[0]} to {self.images[-1]})"
+
     def path(self, out: Path) -> Path:
         """Where its outcome lies or would lie."""
         return out / FOLDER / f"{self.index:06d}-{self.key[:16]}.jsonl"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,15 @@ class Job:
     calibration: tuple[float, float] | None = None
     threshold: float | None = None
     runtime: Engine = "auto"
+
+    @property
+    def gpu(self) -> bool:
+        """Whether a provider that computes on a GPU is asked for."""
+        return bool({"cuda", "tensorrt"} & set(self.providers or ()))
+
+    def start(self, threads: int) -> Callable[[Shard], None]:
+        """Load the model, with `self.threads`; gives what scores a shard."""
+        return partial(score_shard, self.load(), self)
 
     def load(self) -> OnnxDetector:
         """Load the model."""

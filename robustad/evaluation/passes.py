@@ -27,6 +27,7 @@ FloatArray: TypeAlias = npt.NDArray[Any]
 def clean_pass(work: Work, *, pixel: bool) -> Pass:
     """Score all images as they are, once."""
     one = Pass(name=CLEAN, pixel=PixelMetrics() if pixel else None)
+    work.ahead([None])
     for batch in work.batches():
         outcome = work.outcome(batch, None)
         one.add(outcome)
@@ -37,6 +38,7 @@ def clean_pass(work: Work, *, pixel: bool) -> Pass:
 def run_shard(work: Work, shard: Shard) -> None:
     """Compute the attacks of every n-th batch; results go to the store alone."""
     place, count = shard
+    work.ahead(work.plan.cases, shard=shard)
     for index, batch in enumerate(work.batches()):
         if index % count == place - 1:
             for case in work.plan.cases:
@@ -49,6 +51,7 @@ def attack_passes(work: Work, clean: Pass, *, pixel: bool) -> Passes:
     passes = _empty(plan, pixel=pixel)
     if not plan.attacks:
         return passes
+    work.ahead(plan.cases)
     for batch in work.batches():
         before = work.outcome(batch, None)
         # The worst so far by either rule: balls are nested, so a smaller one's worst goes on.
@@ -89,6 +92,7 @@ def skipping_passes(work: Work, clean: Pass) -> tuple[Passes, dict[str, int]]:
         for case in plan.at(eps):
             left = np.flatnonzero(~beaten(score, labels)).tolist()
             skipped[case.name] = len(labels) - len(left)
+            work.ahead([case], keep=left)
             for batch in work.batches(left):
                 outcome, rows = work.outcome(batch, case), np.array(batch.index)
                 pair = np.stack([score[rows], outcome.worst_score])

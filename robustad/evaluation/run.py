@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from robustad.errors import InputError
 from robustad.evaluation.batches import batches
 from robustad.evaluation.checks import checks_of, merged
 from robustad.evaluation.fixed import Fixed, calibration_report, conformal_report, learned, own
+from robustad.evaluation.given_out import given_out
 from robustad.evaluation.hashes import detector_hash, joined_hash
 from robustad.evaluation.passes import attack_passes, clean_pass, run_shard, skipping_passes
 from robustad.evaluation.plan import Plan, Precision, Shard, check_shard
@@ -27,6 +29,7 @@ from robustad.evaluation.tally import Pass, condition
 from robustad.evaluation.work import Work
 from robustad.metrics import gmean_max
 from robustad.progress import counter, track
+from robustad.workers import Workers
 
 DEFAULT_ATTACKS = ("fgsm_probe", "fgsm", "pgd10")
 
@@ -48,6 +51,7 @@ def evaluate(
     surrogates: Sequence[Detector] = (),
     store: str | Path | None = None,
     resume: bool = True,
+    workers: Workers | int | None = None,
     dataset: str = "",
     category: str = "",
     progress: bool = False,
@@ -98,6 +102,11 @@ def evaluate(
         stopped, and gives, on a CPU, bitwise the same result as one that was never interrupted.
     resume : bool, default True
         False computes everything anew and overwrites what the store has.
+    workers : Workers or int, optional
+        Give batches and attacks out to so many worker processes of this machine, or as
+        `robustad.workers.Workers` says; each loads a saved copy of the detector. With as many
+        threads as this process has, they give on a CPU bitwise what it gives alone. One that dies
+        is replaced and its unit done again. By default everything is done in this process.
     dataset, category : str
         Names to record.
     progress : bool, default False
@@ -116,10 +125,16 @@ def evaluate(
     Raises
     ------
     InputError
-        If samples and calibration overlap, a class is missing, or an attack lacks what it needs.
+        If samples and calibration overlap, a class is missing, an attack lacks what it needs, or
+        workers are asked for and the detector is of a kind that cannot be saved and loaded.
     DataError
         If an image or mask cannot be read.
+    StateError
+        If workers cannot start or a unit failed; the others are in the store then.
+    MissingDependencyError
+        If Ray is asked for and not installed.
     """
+    who = Workers.of(workers)
     plan = Plan(
         samples=list(samples),
         held_out=list(calibration or ()),
@@ -134,9 +149,11 @@ def evaluate(
         skip_beaten=skip_beaten,
         surrogates=surrogates,
     )
-    work = _work(detector, plan, store, resume, progress)
     units = -(-len(plan.samples) // batch_size) * (1 + len(plan.cases))
-    with counter("evaluate", enabled=progress) as count:
+    with (
+        _work(detector, plan, store, resume, progress, who) as work,
+        counter("evaluate", enabled=progress) as count,
+    ):
         work.done = _steps(count, units)
         clean = _clean(work)
         skipped = None
@@ -167,6 +184,7 @@ def evaluate_shard(
     precision: Precision = "fp32",
     surrogates: Sequence[Detector] = (),
     resume: bool = True,
+    workers: Workers | int | None = None,
     progress: bool = False,
 ) -> int:
     """Do one part of an evaluation and keep it, to be put together later.
@@ -183,7 +201,7 @@ def evaluate_shard(
     detector, samples, calibration, attacks, eps, batch_size, restarts, seed, threshold, precision,\
     surrogates
         As `evaluate`; all samples, the same in every shard.
-    resume, progress
+    resume, workers, progress
         As `evaluate`.
 
     Returns
@@ -196,6 +214,7 @@ def evaluate_shard(
     InputError
         As `evaluate`, or if `shard` is out of range.
     """
+    who = Workers.of(workers)
     place, parts = check_shard(shard)
     plan = Plan(
         samples=list(samples),
@@ -210,22 +229,30 @@ def evaluate_shard(
         precision=precision,
         surrogates=surrogates,
     )
-    work = _work(detector, plan, store, resume, progress)
     whole = -(-len(plan.samples) // batch_size)
     units = whole + len(plan.cases) * len(range(place - 1, whole, parts))
-    with counter(f"shard {place}/{parts}", enabled=progress) as count:
+    with (
+        _work(detector, plan, store, resume, progress, who) as work,
+        counter(f"shard {place}/{parts}", enabled=progress) as count,
+    ):
         work.done = _steps(count, units)
         _clean(work)
         run_shard(work, (place, parts))
     return work.computed
 
 
+@contextmanager
 def _work(
-    detector: Detector, plan: Plan, store: str | Path | None, resume: bool, progress: bool
-) -> Work:
+    detector: Detector,
+    plan: Plan,
+    store: str | Path | None,
+    resume: bool,
+    progress: bool,
+    workers: Workers | None,
+) -> Iterator[Work]:
     if detector.training:
         raise InputError("detector: is in training mode; call detector.eval() before evaluating it")
-    return Work(
+    work = Work(
         detector=detector,
         detector_hash=detector_hash(detector),
         plan=plan,
@@ -233,6 +260,8 @@ def _work(
         store=None if store is None else Store(store),
         reuse=resume,
     )
+    with given_out(work, workers):
+        yield work
 
 
 def _clean(work: Work) -> Pass:

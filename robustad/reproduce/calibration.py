@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ from robustad.reproduce.calibration_splits import (
     split_figures,
     summary,
 )
-from robustad.reproduce.fewshot import Split, Study, each_run
+from robustad.reproduce.fewshot import FewShotSweep, Split, Study
+from robustad.reproduce.sweep import each_run
 from robustad.reproduce.tables import Shots, Table
+from robustad.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,7 @@ def run_calibration(
     *,
     only: Sequence[str] = (),
     device: str = "cpu",
+    workers: Workers | int | None = None,
     progress: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> CalibrationOutcome:
@@ -97,7 +99,7 @@ def run_calibration(
     out : Path
         Each evaluation is one file below it, written whole, and not repeated while detector,
         attacks, images and version stay the same. Calibrating is quick and always done anew.
-    only, device, progress, say
+    only, device, workers, progress, say
         See `run_fewshot`.
 
     Returns
@@ -111,6 +113,10 @@ def run_calibration(
         If an option is out of range or a category is unknown.
     DataError
         If a data set is damaged, or too small for every run asked for.
+    StateError
+        If workers cannot start, or could not make a run; the others are finished first.
+    MissingDependencyError
+        If Ray is asked for and not installed.
 
     Notes
     -----
@@ -125,35 +131,16 @@ def run_calibration(
         raise InputError(f"splits: expected >= 1, got {study.splits}")
     outcome = CalibrationOutcome()
 
-    def judged(detector: AnomalyDINO, references: Dataset, parts: Split) -> Evaluation:
-        _, samples = parts
-        scores = detector.predict([sample.image for sample in samples]).score
-        detector.calibrator = Platt().fit(scores, [sample.label for sample in samples])
-        return evaluate(
-            detector,
-            samples,
-            attacks=study.attacks,
-            eps=study.eps,
-            pixel=False,
-            dataset=references.name,
-            category=references.category,
-            progress=progress,
-        )
-
-    found: dict[str, dict[Shots, list[Evaluation]]] = {}
-    runs = each_run(
-        study,
-        store.chosen_categories(study.dataset, roots, only),
-        out,
-        split=lambda data, seed: ((), data.test),  # split later, from the scores
-        judged=judged,
-        fingerprint=partial(_fingerprint, study),
-        skipped=outcome.skipped,
+    sweep = CalibrationSweep(
+        study=study,
+        chosen=store.chosen_categories(study.dataset, roots, only),
+        out=out,
         device=device,
-        progress=progress,
-        say=say,
     )
-    for category, k, evaluation in runs:
+    found: dict[str, dict[Shots, list[Evaluation]]] = {}
+    made = each_run(sweep, workers=workers, skipped=outcome.skipped, progress=progress, say=say)
+    for run, done in made:
+        category, k, evaluation = run.path.parent.name, run.choice[0], done.evaluation
         found.setdefault(category, {}).setdefault(k, []).append(evaluation)
     for category, by_shots in found.items():
         outcome.figures[category] = {str(k): _figures(study, some) for k, some in by_shots.items()}
@@ -185,12 +172,49 @@ def _figures(study: CalibrationStudy, runs: Sequence[Evaluation]) -> dict[str, A
     }
 
 
-def _fingerprint(study: CalibrationStudy, identity: str) -> str:
-    # What is calibrated how, and on which splits, changes nothing about the scores.
-    free = ("shots", "seeds", "calibration", "methods", "splits")
-    options = {k: v for k, v in asdict(study).items() if k not in free}
-    options["weights"] = store.weights_identity(study.weights)
-    return store.fingerprint("calibration", options, identity, __version__)
+@dataclass(kw_only=True)
+class CalibrationSweep(FewShotSweep):
+    """A calibration study's runs: those of a few-shot study, judged on all test images.
+
+    Attributes
+    ----------
+    study : CalibrationStudy
+        Which runs there are.
+    chosen, out, device
+        See `robustad.reproduce.fewshot.FewShotSweep`.
+    """
+
+    study: CalibrationStudy
+
+    def split(self, data: Dataset, seed: int) -> Split:
+        """No image apart: they are split later, from the scores."""
+        return (), data.test
+
+    def judged(
+        self, detector: AnomalyDINO, references: Dataset, parts: Split, progress: bool
+    ) -> Evaluation:
+        """Score and attack all test images, with Platt's curve of them all."""
+        _, samples = parts
+        scores = detector.predict([sample.image for sample in samples]).score
+        detector.calibrator = Platt().fit(scores, [sample.label for sample in samples])
+        return evaluate(
+            detector,
+            samples,
+            attacks=self.study.attacks,
+            eps=self.study.eps,
+            pixel=False,
+            dataset=references.name,
+            category=references.category,
+            progress=progress,
+        )
+
+    def fingerprint(self, identity: str, choice: Any) -> str:
+        """What identifies a run on images of this hash, apart from shots and seed."""
+        # What is calibrated how, and on which splits, changes nothing about the scores.
+        free = ("shots", "seeds", "calibration", "methods", "splits")
+        options = {k: v for k, v in asdict(self.study).items() if k not in free}
+        options["weights"] = store.weights_identity(self.study.weights)
+        return store.fingerprint("calibration", options, identity, __version__)
 
 
 def _table(category: str, by_shots: dict[str, Any], measure: str) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from robustad import __version__
 from robustad.attacks import attack, preset
 from robustad.backbones import DEFAULT, Backbone, create
-from robustad.data import Dataset, Sample, calibration_split, content_hash, load, sample_hash, shots
-from robustad.detectors import AnomalyDINO, BankEnsemble
+from robustad.data import Sample, calibration_split, sample_hash, shots
+from robustad.detectors import AnomalyDINO, BankEnsemble, Detector
 from robustad.errors import InputError
 from robustad.evaluation import evaluate
 from robustad.evaluation.batches import batches
@@ -25,7 +25,10 @@ from robustad.metrics import auroc
 from robustad.reproduce import store
 from robustad.reproduce.defence_kinds import DEFAULT_DEFENCES, Parts, defence
 from robustad.reproduce.defence_tables import DefenceDone, DefenceOutcome, write_tables
+from robustad.reproduce.sweep import each_run
+from robustad.reproduce.sweep_categories import CategorySweep, FileRun
 from robustad.reproduce.tables import Shots
+from robustad.workers import Workers
 
 BATCH = 4
 
@@ -85,6 +88,7 @@ def run_defences(
     *,
     only: Sequence[str] = (),
     device: str = "cpu",
+    workers: Workers | int | None = None,
     progress: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> DefenceOutcome:
@@ -103,6 +107,9 @@ def run_defences(
         Categories to take; default all.
     device : str, default "cpu"
         Where to compute.
+    workers : Workers or int, optional
+        Give runs out to so many worker processes of this machine, or as `robustad.workers.Workers`
+        says; one that dies is replaced and its run made again. By default this process makes them.
     progress : bool, default True
         Show progress bars.
     say : callable, optional
@@ -119,25 +126,21 @@ def run_defences(
         If an option is out of range, or a defence is unknown or does not fit the backbone.
     DataError
         If a data set is damaged or too small.
+    StateError
+        If workers cannot start, or could not make a run; the others are finished first.
+    MissingDependencyError
+        If Ray is asked for and not installed.
     """
     _check(study)
-    backbone = create(study.backbone, study.weights).to(device)
+    sweep = DefenceSweep(
+        study=study,
+        chosen=store.chosen_categories(study.dataset, roots, only),
+        out=out,
+        device=device,
+    )
     outcome = DefenceOutcome()
-    for root, category in store.chosen_categories(study.dataset, roots, only):
-        data = load(study.dataset, root, category)
-        identity = content_hash(data)
-        found = outcome.results.setdefault(data.category, {})
-        for name in study.defences:
-            path = out / data.category / f"{name}.json"
-            fingerprint = _fingerprint(study, name, identity)
-            done = _read(path, fingerprint)
-            said = "on disk"
-            if done is None:
-                done = _run(study, name, data, backbone, out, fingerprint, device, progress)
-                done.save(path)
-                said = f"{done.seconds:.0f} s"
-            found[name] = done
-            say(f"{data.category} {name}: {said}, {store.line(done.evaluation)}")
+    for run, done in each_run(sweep, workers=workers, skipped=[], progress=progress, say=say):
+        outcome.results.setdefault(run.path.parent.name, {})[run.choice] = done
     write_tables(
         outcome,
         out,
@@ -162,52 +165,84 @@ def _check(study: DefenceStudy) -> None:
         raise InputError("robust: expected the name of a robust backbone for defence 'robust'")
 
 
-def _run(
-    study: DefenceStudy,
-    name: str,
-    data: Dataset,
-    backbone: Backbone,
-    out: Path,
-    fingerprint: str,
-    device: str,
-    progress: bool,
-) -> DefenceDone:
-    start = time.perf_counter()
-    references = shots(data, study.shots, seed=study.seed)
-    chosen = _some(data.test, study.images)
-    held_out, samples = calibration_split(chosen, fraction=study.calibration, seed=study.seed)
+@dataclass(kw_only=True)
+class DefenceSweep(CategorySweep[DefenceDone]):
+    """A study's runs: every category and defence; all share a store of finished batches.
 
-    def plain(backbone: Backbone = backbone, **options: Any) -> AnomalyDINO:
-        return AnomalyDINO(backbone, image_size=study.image_size, mask=study.mask, **options)
+    Attributes
+    ----------
+    study : DefenceStudy
+        Which runs there are.
+    chosen, out, device
+        See `robustad.reproduce.sweep_categories.CategorySweep`.
+    """
 
-    def robust() -> Backbone:
-        assert study.robust is not None
-        return create(study.robust, study.robust_weights)
+    study: DefenceStudy
 
-    parts = Parts(plain=plain, backbone=backbone, weights=study.weights, robust=robust)
-    detector = defence(name).build(parts).to(device)
-    fit: Callable[..., object] = detector.fit  # type: ignore[assignment]
-    fit([sample.image for sample in references.train], progress=progress)
-    evaluation = evaluate(
-        detector,
-        samples,
-        calibration=held_out,
-        attacks=study.attacks,
-        eps=study.eps,
-        seed=study.seed,
-        batch_size=BATCH,
-        store=out / "store",
-        dataset=data.name,
-        category=data.category,
-        progress=progress,
-    )
-    spread = None
-    if isinstance(detector, BankEnsemble) and detector.members > 1:
-        spread = _spread(detector, samples, study)
-    seconds = time.perf_counter() - start
-    return DefenceDone(
-        fingerprint=fingerprint, seconds=seconds, evaluation=evaluation, spread=spread
-    )
+    def choices(self) -> Iterator[tuple[str, str, str]]:
+        """The defences, by name."""
+        yield from ((name, name, name) for name in self.study.defences)
+
+    def fingerprint(self, identity: str, choice: str) -> str:
+        """Hash of the options that this defence depends on, and of the images."""
+        options = {k: v for k, v in asdict(self.study).items() if k != "defences"}
+        for key in ("weights", "robust_weights"):
+            options[key] = store.weights_identity(options[key])
+        if choice != "robust":
+            options |= {"robust": None, "robust_weights": None}
+        return store.fingerprint(options, choice, identity, __version__)
+
+    def found(self, run: FileRun) -> DefenceDone | None:
+        """What the run's file has, if it was made from the same things."""
+        return _read(run.path, run.fingerprint)
+
+    def make(self, run: FileRun, *, progress: bool) -> None:
+        """Fit, evaluate and attack a defence, and write the run's file."""
+        start = time.perf_counter()
+        study, data = self.study, self.data(run.root, run.category)
+        references = shots(data, study.shots, seed=study.seed)
+        chosen = _some(data.test, study.images)
+        held_out, samples = calibration_split(chosen, fraction=study.calibration, seed=study.seed)
+        detector = self._defended(run.choice)
+        fit: Callable[..., object] = detector.fit  # type: ignore[assignment]
+        fit([sample.image for sample in references.train], progress=progress)
+        evaluation = evaluate(
+            detector,
+            samples,
+            calibration=held_out,
+            attacks=study.attacks,
+            eps=study.eps,
+            seed=study.seed,
+            batch_size=BATCH,
+            store=self.out / "store",
+            dataset=data.name,
+            category=data.category,
+            progress=progress,
+        )
+        spread = None
+        if isinstance(detector, BankEnsemble) and detector.members > 1:
+            spread = _spread(detector, samples, study)
+        done = DefenceDone(
+            fingerprint=run.fingerprint,
+            seconds=time.perf_counter() - start,
+            evaluation=evaluation,
+            spread=spread,
+        )
+        done.save(run.path)
+
+    def _defended(self, name: str) -> Detector:
+        """A defence's detector, not yet fitted."""
+        study, backbone = self.study, self.backbone
+
+        def plain(backbone: Backbone = backbone, **options: Any) -> AnomalyDINO:
+            return AnomalyDINO(backbone, image_size=study.image_size, mask=study.mask, **options)
+
+        def robust() -> Backbone:
+            assert study.robust is not None
+            return create(study.robust, study.robust_weights)
+
+        parts = Parts(plain=plain, backbone=backbone, weights=study.weights, robust=robust)
+        return defence(name).build(parts).to(self.device)
 
 
 def _some(samples: Sequence[Sample], count: int | None) -> list[Sample]:
@@ -250,15 +285,6 @@ def _spread(
         "clean": float(before.mean()),
         "attacked": float(after.mean()),
     }
-
-
-def _fingerprint(study: DefenceStudy, name: str, identity: str) -> str:
-    options = {k: v for k, v in asdict(study).items() if k != "defences"}
-    for key in ("weights", "robust_weights"):
-        options[key] = store.weights_identity(options[key])
-    if name != "robust":
-        options |= {"robust": None, "robust_weights": None}
-    return store.fingerprint(options, name, identity, __version__)
 
 
 def _read(path: Path, fingerprint: str) -> DefenceDone | None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from robustad import __version__
 from robustad._files import write_text
-from robustad.backbones import DEFAULT, Backbone, create
-from robustad.data import Dataset, Sample, calibration_split, content_hash, load, shots
+from robustad.backbones import DEFAULT, Backbone
+from robustad.data import Dataset, Sample, calibration_split, shots
 from robustad.detectors import AnomalyDINO
 from robustad.detectors.anomaly_dino_presets import Preprocessing
 from robustad.errors import DataError, InputError
 from robustad.evaluation import DEFAULT_ATTACKS, Evaluation, evaluate
 from robustad.reproduce import store
 from robustad.reproduce.published import TABLE_1 as PUBLISHED
+from robustad.reproduce.sweep import Skip, each_run
+from robustad.reproduce.sweep_categories import CategorySweep, FileRun
 from robustad.reproduce.tables import Shots, Table, figures, tables
+from robustad.workers import Workers
 
 # Images to calibrate on, and the others.
 Split = tuple[Sequence[Sample], Sequence[Sample]]
@@ -97,6 +100,7 @@ def run_fewshot(
     *,
     only: Sequence[str] = (),
     device: str = "cpu",
+    workers: Workers | int | None = None,
     progress: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
@@ -116,6 +120,9 @@ def run_fewshot(
         Categories to take; default all.
     device : str, default "cpu"
         Where to compute.
+    workers : Workers or int, optional
+        Give runs out to so many worker processes of this machine, or as `robustad.workers.Workers`
+        says; one that dies is replaced and its run made again. By default this process makes them.
     progress : bool, default True
         Show progress bars.
     say : callable, optional
@@ -132,6 +139,10 @@ def run_fewshot(
         If an option is out of range or a category is unknown.
     DataError
         If a data set is damaged, or too small for every run asked for.
+    StateError
+        If workers cannot start, or could not make a run; the others are finished first.
+    MissingDependencyError
+        If Ray is asked for and not installed.
     """
     if study.seeds < 1:
         raise InputError(f"seeds: expected >= 1, got {study.seeds}")
@@ -139,37 +150,15 @@ def run_fewshot(
         if k != "full" and (not isinstance(k, int) or k < 1):
             raise InputError(f"shots: expected numbers >= 1 or 'full', got {k!r}")
     outcome = Outcome({k: [] for k in study.shots})
-
-    def split(data: Dataset, seed: int) -> Split:
-        return calibration_split(data.test, fraction=study.calibration, seed=seed)
-
-    def judged(detector: AnomalyDINO, references: Dataset, parts: Split) -> Evaluation:
-        held_out, samples = parts
-        return evaluate(
-            detector,
-            samples,
-            calibration=held_out,
-            attacks=study.attacks,
-            eps=study.eps,
-            dataset=references.name,
-            category=references.category,
-            progress=progress,
-        )
-
-    runs = each_run(
-        study,
-        store.chosen_categories(study.dataset, roots, only),
-        out,
-        split=split,
-        judged=judged,
-        fingerprint=partial(_fingerprint, study),
-        skipped=outcome.skipped,
+    sweep = FewShotSweep(
+        study=study,
+        chosen=store.chosen_categories(study.dataset, roots, only),
+        out=out,
         device=device,
-        progress=progress,
-        say=say,
     )
-    for _, k, evaluation in runs:
-        outcome.results[k].append(evaluation)
+    made = each_run(sweep, workers=workers, skipped=outcome.skipped, progress=progress, say=say)
+    for run, done in made:
+        outcome.results[run.choice[0]].append(done.evaluation)
     outcome.results = {k: found for k, found in outcome.results.items() if found}
     if not outcome.results:
         raise DataError("too few images for every run: " + "; ".join(outcome.skipped))
@@ -177,83 +166,71 @@ def run_fewshot(
     return outcome
 
 
-def each_run(
-    study: Study,
-    chosen: Iterable[tuple[Path | None, str]],
-    out: Path,
-    *,
-    split: Callable[[Dataset, int], Split],
-    judged: Callable[[AnomalyDINO, Dataset, Split], Evaluation],
-    fingerprint: Callable[[str], str],
-    skipped: list[str],
-    device: str,
-    progress: bool,
-    say: Callable[[str], None],
-) -> Iterator[tuple[str, Shots, Evaluation]]:
-    """Make a study's runs, or read those that are on disk.
+@dataclass(kw_only=True)
+class FewShotSweep(CategorySweep[store.Done]):
+    """A few-shot study's runs: every category, number of shots and seed.
 
-    Parameters
+    Attributes
     ----------
     study : Study
         Which runs there are.
-    chosen : iterable of (Path or None, str)
-        Folders and categories.
-    out : Path
-        Each run is one file below it, written whole.
-    split : callable
-        Takes the test images of a category and a seed apart, into those calibrated on and others.
-    judged : callable
-        Evaluates a fitted detector, given its references and what `split` gave.
-    fingerprint : callable
-        What identifies a run made of images with this hash, apart from shots and seed.
-    skipped : list of str
-        Gets a line for each run that a category is too small for.
-    device, progress, say
-        See `run_fewshot`.
-
-    Yields
-    ------
-    category : str
-        Its name.
-    k : int or "full"
-        Number of shots.
-    evaluation : Evaluation
-        What the run found.
+    chosen, out, device
+        See `robustad.reproduce.sweep_categories.CategorySweep`.
     """
-    backbone: Backbone | None = None
-    for root, category in chosen:
-        data = load(study.dataset, root, category)
-        made_of = fingerprint(content_hash(data))
-        for k, seed in runs_of(study):
-            name = f"{data.category} {k}-shot seed {seed}"
-            path = out / data.category / f"shots-{k}_seed-{seed}.json"
-            done = store.read(path, made_of)
-            said = "on disk"
-            if done is None:
-                try:
-                    references, parts = shots(data, k, seed=seed), split(data, seed)
-                except DataError as error:
-                    skipped.append(f"{name}: {error}")
-                    say(f"skipped {name}: {error}")
-                    continue
-                backbone = backbone or create(study.backbone, study.weights).to(device)
-                start = time.perf_counter()
-                detector = detector_for(study, references, k, backbone)
-                detector.fit([sample.image for sample in references.train], progress=progress)
-                evaluation = judged(detector, references, parts)
-                seconds = time.perf_counter() - start
-                done = store.Done(fingerprint=made_of, seconds=seconds, evaluation=evaluation)
-                done.save(path)
-                said = f"{seconds:.0f} s"
-            say(f"{name}: {said}, {store.line(done.evaluation)}")
-            yield data.category, k, done.evaluation
 
+    study: Study
 
-def runs_of(study: Study) -> Iterator[tuple[Shots, int]]:
-    """Numbers of shots and seeds to run; all training images leave nothing to draw."""
-    for k in study.shots:
-        for seed in range(1 if k == "full" else study.seeds):
-            yield k, seed
+    def choices(self) -> Iterator[tuple[tuple[Shots, int], str, str]]:
+        """Numbers of shots and seeds; all training images leave nothing to draw."""
+        for k in self.study.shots:
+            for seed in range(1 if k == "full" else self.study.seeds):
+                yield (k, seed), f"{k}-shot seed {seed}", f"shots-{k}_seed-{seed}"
+
+    def found(self, run: FileRun) -> store.Done | None:
+        """What the run's file has, if it was made from the same things."""
+        return store.read(run.path, run.fingerprint)
+
+    def make(self, run: FileRun, *, progress: bool) -> None:
+        """Fit, evaluate, and write the run's file."""
+        data, (k, seed) = self.data(run.root, run.category), run.choice
+        try:
+            references, parts = shots(data, k, seed=seed), self.split(data, seed)
+        except DataError as error:
+            raise Skip(str(error)) from error
+        start = time.perf_counter()
+        detector = detector_for(self.study, references, k, self.backbone)
+        detector.fit([sample.image for sample in references.train], progress=progress)
+        evaluation = self.judged(detector, references, parts, progress)
+        seconds = time.perf_counter() - start
+        done = store.Done(fingerprint=run.fingerprint, seconds=seconds, evaluation=evaluation)
+        done.save(run.path)
+
+    def split(self, data: Dataset, seed: int) -> Split:
+        """Test images to calibrate on, and the others."""
+        return calibration_split(data.test, fraction=self.study.calibration, seed=seed)
+
+    def judged(
+        self, detector: AnomalyDINO, references: Dataset, parts: Split, progress: bool
+    ) -> Evaluation:
+        """Evaluate a fitted detector on what `split` gave."""
+        held_out, samples = parts
+        return evaluate(
+            detector,
+            samples,
+            calibration=held_out,
+            attacks=self.study.attacks,
+            eps=self.study.eps,
+            dataset=references.name,
+            category=references.category,
+            progress=progress,
+        )
+
+    def fingerprint(self, identity: str, choice: Any) -> str:
+        """What identifies a run on images of this hash, apart from shots and seed."""
+        # Shots and seeds only say which runs there are; a run's file name says which one it is.
+        options = {k: v for k, v in asdict(self.study).items() if k not in ("shots", "seeds")}
+        options["weights"] = store.weights_identity(self.study.weights)
+        return store.fingerprint(options, identity, __version__)
 
 
 def detector_for(study: Study, references: Dataset, k: Shots, backbone: Backbone) -> AnomalyDINO:
@@ -268,13 +245,6 @@ def detector_for(study: Study, references: Dataset, k: Shots, backbone: Backbone
         coreset=study.full_coreset if k == "full" else None,
         **options,
     )
-
-
-def _fingerprint(study: Study, identity: str) -> str:
-    # Shots and seeds only say which runs there are; a run's file name says which one it is.
-    options = {k: v for k, v in asdict(study).items() if k not in ("shots", "seeds")}
-    options["weights"] = store.weights_identity(study.weights)
-    return store.fingerprint(options, identity, __version__)
 
 
 def _write_tables(outcome: Outcome, study: Study, out: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from robustad import __version__
@@ -15,7 +16,9 @@ from robustad.evaluation import Evaluation, evaluate
 from robustad.foreground import source_hash
 from robustad.reproduce import store
 from robustad.reproduce.patchguard_plan import Check, PatchGuardStudy, Row, Run, plan
+from robustad.reproduce.sweep import Skip, Sweep, each_run
 from robustad.training import train
+from robustad.workers import Workers
 
 DETECTOR = "detector.safetensors"
 
@@ -47,6 +50,7 @@ def run_patchguard(
     only: Sequence[str] = (),
     shard: tuple[int, int] = (1, 1),
     device: str = "cpu",
+    workers: Workers | int | None = None,
     progress: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> PatchGuardOutcome:
@@ -68,6 +72,9 @@ def run_patchguard(
         `(i, n)` with 1 <= i <= n: only runs i, i + n, i + 2 n, ... of the plan.
     device : str, default "cpu"
         Where to compute.
+    workers : Workers or int, optional
+        Give runs out to so many worker processes of this machine, or as `robustad.workers.Workers`
+        says; one that dies is replaced and its run goes on. By default this process makes them.
     progress : bool, default True
         Show progress bars.
     say : callable, optional
@@ -85,6 +92,10 @@ def run_patchguard(
         If an option is out of range or unknown.
     DataError
         If a data set is damaged, or every run asked for failed.
+    StateError
+        If workers cannot start, or could not make a run; the others are finished first.
+    MissingDependencyError
+        If Ray is asked for and not installed.
     """
     from robustad.reproduce.patchguard_tables import write_tables
 
@@ -95,19 +106,8 @@ def run_patchguard(
     shelf = _Shelf(study, out)
     skipped: list[str] = []
     mine = runs[place - 1 :: count]
-    for run in mine:
-        began = time.perf_counter()
-        name = f"{run.index}/{len(runs)} {run.name}"
-        try:
-            made = _run(study, run, shelf, device, progress)
-        except (DataError, TrainingError) as error:  # says something of this run alone
-            skipped.append(f"{run.name}: {error}")
-            say(f"{name}: skipped, {error}")
-            continue
-        first = shelf.evaluation(run, run.checks[0])
-        text = "" if first is None else store.line(first)
-        state = f"{time.perf_counter() - began:.0f} s" if made else "on disk"
-        say(f"{name}: {state}, {text}")
+    sweep = PatchGuardSweep(study=study, mine=mine, total=len(runs), out=out, device=device)
+    each_run(sweep, workers=workers, skipped=skipped, progress=progress, say=say)
     if mine and len(skipped) == len(mine):
         raise DataError("every run failed: " + "; ".join(skipped))
     outcome = _collected(runs, shelf)
@@ -179,33 +179,81 @@ class _Shelf:
         return None if done is None else done.evaluation
 
 
-def _run(study: PatchGuardStudy, run: Run, shelf: _Shelf, device: str, progress: bool) -> bool:
-    """Do what is missing of a run; whether there was anything."""
-    missing = [check for check in run.checks if shelf.evaluation(run, check) is None]
-    if not missing:
-        return False
-    data, _ = shelf.data(run)
-    folder = shelf.folder(run)
-    if (folder / DETECTOR).is_file():  # written last, when training is done
-        detector = load_detector(folder / DETECTOR).to(device)
-    else:
-        detector = train(data, run.config, out=folder, device=device, progress=progress)
-    for check in missing:
-        began = time.perf_counter()
-        found = evaluate(
-            detector,
-            data.test,
-            attacks=check.attacks,
-            eps=check.eps,
-            batch_size=study.batch_size,
-            dataset=study.dataset,
-            category=run.category,
-            progress=progress,
-        )
-        path, made_from = shelf.place(run, check)
-        seconds = time.perf_counter() - began
-        store.Done(fingerprint=made_from, seconds=seconds, evaluation=found).save(path)
-    return True
+@dataclass(kw_only=True)
+class PatchGuardSweep(Sweep[Run, store.Done]):
+    """A study's runs: models to train and evaluate.
+
+    Attributes
+    ----------
+    study : PatchGuardStudy
+        What the tables need.
+    mine : list of Run
+        Those to make.
+    total : int
+        Of how many in the study.
+    out : Path
+        Models and results lie below it.
+    device : str
+        Where to compute.
+    """
+
+    study: PatchGuardStudy
+    mine: Sequence[Run]
+    total: int
+    out: Path
+
+    @cached_property
+    def shelf(self) -> _Shelf:
+        """Where the runs lie."""
+        return _Shelf(self.study, self.out)
+
+    def title(self, run: Run) -> str:
+        """How a run is told of: with its place in the study."""
+        return f"{run.index}/{self.total} {run.name}"
+
+    def runs(self) -> Iterator[Run]:
+        """Those to make."""
+        yield from self.mine
+
+    def found(self, run: Run) -> store.Done | None:
+        """Its first evaluation, if all are on disk."""
+        try:
+            done = [store.read(*self.shelf.place(run, check)) for check in run.checks]
+        except DataError:
+            return None  # the images cannot be read, as `make` will say
+        return None if None in done else done[0]
+
+    def make(self, run: Run, *, progress: bool) -> None:
+        """Train, unless that is done, and do the evaluations that are missing."""
+        try:
+            self._make(run, progress)
+        except (DataError, TrainingError) as error:  # says something of this run alone
+            raise Skip(str(error)) from error
+
+    def _make(self, run: Run, progress: bool) -> None:
+        data, _ = self.shelf.data(run)
+        folder = self.shelf.folder(run)
+        if (folder / DETECTOR).is_file():  # written last, when training is done
+            detector = load_detector(folder / DETECTOR).to(self.device)
+        else:
+            detector = train(data, run.config, out=folder, device=self.device, progress=progress)
+        for check in run.checks:
+            path, made_from = self.shelf.place(run, check)
+            if store.read(path, made_from) is not None:
+                continue
+            began = time.perf_counter()
+            found = evaluate(
+                detector,
+                data.test,
+                attacks=check.attacks,
+                eps=check.eps,
+                batch_size=self.study.batch_size,
+                dataset=self.study.dataset,
+                category=run.category,
+                progress=progress,
+            )
+            seconds = time.perf_counter() - began
+            store.Done(fingerprint=made_from, seconds=seconds, evaluation=found).save(path)
 
 
 def _collected(runs: Sequence[Run], shelf: _Shelf) -> PatchGuardOutcome:

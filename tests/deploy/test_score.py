@@ -6,17 +6,17 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from robustad.deploy import local as local_module
 from robustad.deploy import score
 from robustad.deploy.shards import Job, Shard, finished, gather, plan
 from robustad.errors import InputError, MissingDependencyError, StateError
+from robustad.workers import Workers, crew
+from robustad.workers.local import LocalCrew
 
 
 def lines_of(path):
@@ -97,16 +97,16 @@ def test_outcomes_do_not_depend_on_who_made_them(job, data, exported, tmp_path):
 
 def test_killed_workers_cost_nothing(data, exported, tmp_path, monkeypatch):
     """Each worker but the last few is killed soon after it has got a shard."""
-    plain, killed = local_module._Worker.give, []
+    plain, killed = LocalCrew._give, []
 
-    def give(self, shard):
-        plain(self, shard)
+    def give(self, hand, shard):
+        plain(self, hand, shard)
         if len(killed) < 3:
-            killed.append(self.process.pid)
-            threading.Timer(0.002 * len(killed), self.process.kill).start()
+            killed.append(hand.process.pid)
+            threading.Timer(0.002 * len(killed), hand.process.kill).start()
 
-    monkeypatch.setattr(local_module, "ATTEMPTS", 9)
-    monkeypatch.setattr(local_module._Worker, "give", give)
+    monkeypatch.setattr("robustad.workers.base.ATTEMPTS", 9)
+    monkeypatch.setattr(LocalCrew, "_give", give)
     done = score(data, exported.path, tmp_path / "out", workers=2, shard_size=5)
     assert len(killed) == 3
     assert (done.scored, done.failed, done.computed) == (39, 1, 8)
@@ -135,15 +135,15 @@ def test_the_whole_command_may_be_killed(data, exported, tmp_path):
 
 
 def test_a_shard_that_kills_its_workers_is_given_up(data, exported, tmp_path, monkeypatch):
-    plain = local_module._Worker.give
+    plain = LocalCrew._give
 
-    def give(self, shard):
+    def give(self, hand, shard):
         if shard.index == 1:
-            self.process.kill()
-        plain(self, shard)
+            hand.process.kill()
+        plain(self, hand, shard)
 
-    monkeypatch.setattr(local_module._Worker, "give", give)
-    message = r"1 of 2 shards could not be scored.* shard 1 \(b/deep/part_000.png to .*died 3 times"
+    monkeypatch.setattr(LocalCrew, "_give", give)
+    message = r"1 of 2 pieces of work could not .*: shard 1 \(b/deep/part_000.png to .*died 3 times"
     with pytest.raises(StateError, match=message):
         score(data, exported.path, tmp_path / "out", workers=1, shard_size=20)
     assert len(list((tmp_path / "out" / "shards").iterdir())) == 1
@@ -173,8 +173,9 @@ def test_refused(data, exported, tmp_path):
 def test_a_model_that_workers_cannot_load(job, monkeypatch):
     shards = plan(job, 20)
     wrong = Job(**{**vars(job), "model": "/nowhere.onnx"})
-    with pytest.raises(StateError, match=r"worker: /nowhere\.onnx: no such ONNX file"):
-        list(local_module.run_local(wrong, shards, 1))
+    message = r"worker: /nowhere\.onnx: no such ONNX file"
+    with crew(wrong, Workers(1)) as hands, pytest.raises(StateError, match=message):
+        list(hands.run(shards))
     with pytest.raises(StateError, match=r"expected a finished shard, found none"):
         gather(shards, Path(job.out))
 
@@ -194,76 +195,19 @@ def test_without_ray(data, exported, tmp_path, monkeypatch):
         score(data, exported.path, tmp_path / "out", engine="ray")
 
 
-class StandIn(types.ModuleType):
-    """As much of Ray as the engine uses, in this process: actors that die when told to."""
-
-    class RayActorError(Exception):
-        pass
-
-    class RayTaskError(Exception):
-        def __init__(self, cause):
-            super().__init__(str(cause))
-            self.cause = cause
-
-    def __init__(self, deaths):
-        super().__init__("ray")
-        self.exceptions = self
-        self.deaths, self.killed, self.up, self.options = list(deaths), 0, False, None
-
-    def is_initialized(self):
-        return self.up
-
-    def init(self, **_):
-        self.up = True
-
-    def shutdown(self):
-        self.up = False
-
-    def kill(self, actor):
-        self.killed += 1
-
-    def wait(self, tasks, num_returns):
-        return tasks[-num_returns:], tasks[:-num_returns]
-
-    def get(self, task):
-        return task()
-
-    def remote(self, **options):
-        self.options = options
-        return lambda kind: types.SimpleNamespace(remote=lambda job: self.actor(kind(job)))
-
-    def actor(self, worker):
-        def call(shard):
-            def task():
-                if shard.index in self.deaths:
-                    self.deaths.remove(shard.index)
-                    raise self.RayActorError("killed")
-                try:
-                    return worker.score(shard)
-                except Exception as error:
-                    raise self.RayTaskError(error) from error
-
-            return task
-
-        return types.SimpleNamespace(score=types.SimpleNamespace(remote=call))
-
-
-def test_the_ray_engine_against_a_stand_in(data, exported, tmp_path, monkeypatch):
-    ray = StandIn(deaths=[0, 3, 3])
-    monkeypatch.setitem(sys.modules, "ray", ray)
+def test_the_ray_engine_against_a_stand_in(data, exported, tmp_path, ray_stand_in):
+    ray = ray_stand_in(deaths=["shard 0", "shard 3", "shard 3"])
     options = {"engine": "ray", "workers": 2, "shard_size": 8}
     found = score(data, exported.path, tmp_path / "ray", **options)
     expected = score(data, exported.path, tmp_path / "local", shard_size=8)
     assert found.computed == 5
     assert found.results.read_bytes() == expected.results.read_bytes()
-    assert (ray.deaths, ray.killed, ray.up, ray.options) == (
-        [],
-        2,
-        False,
-        {"num_cpus": 1, "max_restarts": 0},
-    )
-    monkeypatch.setitem(sys.modules, "ray", StandIn(deaths=[1, 1, 1]))
-    with pytest.raises(StateError, match=r"1 of 5 shards could not be .*shard 1: its actor died 3"):
+    assert (ray.deaths, ray.up) == ([], False)
+    assert ray.options == {"num_cpus": 1, "num_gpus": 0, "max_restarts": 0}
+    assert len(ray.started) == ray.killed == 2 + 3
+    ray_stand_in(deaths=["shard 1"] * 3)
+    message = r"1 of 5 pieces of work could not be .*shard 1 \(.*: its worker died 3 times"
+    with pytest.raises(StateError, match=message):
         score(data, exported.path, tmp_path / "again", **options)
     assert len(list((tmp_path / "again" / "shards").iterdir())) == 4
     assert score(data, exported.path, tmp_path / "again", **options).computed == 1
@@ -272,20 +216,20 @@ def test_the_ray_engine_against_a_stand_in(data, exported, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_ray_actors_and_their_deaths(data, exported, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
-    from robustad.deploy import on_ray
+    from robustad.workers import on_ray
 
     marks = tmp_path / "marks"
     marks.mkdir()
 
-    class Mortal(on_ray.Scorer):
-        def score(self, shard):
+    class Mortal(on_ray.Actor):
+        def do(self, shard):
             mark = marks / str(shard.index)
             if shard.index % 3 == 0 and not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().score(shard)
+            return super().do(shard)
 
-    monkeypatch.setattr(on_ray, "Scorer", Mortal)
+    monkeypatch.setattr(on_ray, "Actor", Mortal)
     expected = score(data, exported.path, tmp_path / "local", shard_size=8)
     found = score(data, exported.path, tmp_path / "ray", engine="ray", workers=2, shard_size=8)
     assert found.computed == 5
