@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 say = Console(stderr=True, highlight=False)
 
 
-class Engine(StrEnum):
+class Inference(StrEnum):
     """What runs an exported file."""
 
     AUTO = "auto"
@@ -106,7 +106,7 @@ Provider: TypeAlias = Annotated[
 ]
 # Not --engine, which in `robustad score` says who does the work.
 Runtime: TypeAlias = Annotated[
-    Engine,
+    Inference,
     typer.Option(
         "--runtime",
         help="What runs an .onnx file; auto: what it was made for, else onnxruntime.",
@@ -147,7 +147,7 @@ def load_onnx(
     threshold: float | None = None,
     threads: int | None = None,
     provider: list[str] | None = None,
-    engine: Engine = Engine.AUTO,
+    engine: Inference = Inference.AUTO,
     require_manifest: bool = False,
 ) -> OnnxDetector:
     """Load an exported file as the command line's options say."""

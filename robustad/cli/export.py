@@ -14,6 +14,8 @@ from robustad.errors import InputError
 
 if TYPE_CHECKING:
     from robustad.export import TargetReport
+    from robustad.export.banks import BankPrecision
+    from robustad.export.metadata import InputForm
 
 
 class Kind(StrEnum):
@@ -150,7 +152,8 @@ def export(
             "--target: expected --images, a folder of what the detector will see, got none"
         )
     loaded = load(detector)
-    form, kind_of_bank = input_form.value, bank.value
+    form: InputForm = input_form.value
+    kind_of_bank: BankPrecision = bank.value
     if target is None or images is None:
         export_onnx(loaded, out, input=form, custom_ops=custom_ops, bank=kind_of_bank)
     else:
@@ -189,7 +192,7 @@ def verify(
     images: Annotated[
         Path | None, typer.Option(help="Folder of images to compare on; default: generated ones.")
     ] = None,
-    runtime: common.Runtime = common.Engine.AUTO,
+    runtime: common.Runtime = common.Inference.AUTO,
     json: common.Json = False,
 ) -> None:
     """Compare a detector and its ONNX file on real inputs; exit with code 3 on disagreement."""

@@ -53,7 +53,7 @@ def predict(
     ] = FailOn.NEVER,
     batch_size: common.BatchSize = 8,
     device: common.Device = "auto",
-    runtime: common.Runtime = common.Engine.AUTO,
+    runtime: common.Runtime = common.Inference.AUTO,
     json: common.Json = False,
 ) -> None:
     """Score images and give a verdict on each."""

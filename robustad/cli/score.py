@@ -22,7 +22,7 @@ def score(
     batch_size: common.BatchSize = 8,
     threads: Annotated[int, typer.Option(min=1, help="Of the runtime, in each worker.")] = 1,
     provider: common.Provider = None,
-    runtime: common.Runtime = common.Engine.AUTO,
+    runtime: common.Runtime = common.Inference.AUTO,
     threshold: common.Threshold = None,
     json: common.Json = False,
     quiet: common.Quiet = False,

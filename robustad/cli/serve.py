@@ -35,7 +35,7 @@ def serve(
     threshold: common.Threshold = None,
     threads: common.Threads = None,
     provider: common.Provider = None,
-    runtime: common.Runtime = common.Engine.AUTO,
+    runtime: common.Runtime = common.Inference.AUTO,
     require_manifest: common.RequireManifest = False,
 ) -> None:
     """Serve exported detectors over HTTP: KServe V2, image upload at /score, Prometheus metrics.

@@ -36,7 +36,7 @@ def watch(
     threshold: common.Threshold = None,
     threads: common.Threads = None,
     provider: common.Provider = None,
-    runtime: common.Runtime = common.Engine.AUTO,
+    runtime: common.Runtime = common.Inference.AUTO,
     require_manifest: common.RequireManifest = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print each record as one line of JSON.")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from robustad._files import written_aside
 from robustad.deploy.tolerant import batched, prefetched, read_or_reason, score_images

@@ -21,7 +21,6 @@ from robustad.export.onnx import data_file
 from robustad.export.parity import Parity, Reference, own_golden
 from robustad.export.verification import prepared_inputs
 from robustad.runtime import OnnxDetector, load
-from robustad.runtime._metadata import ONNXRUNTIME, OPENVINO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,12 +49,12 @@ class Target:
 
 
 TARGETS: dict[TargetName, Target] = {
-    "cpu": Target(ONNXRUNTIME, ("cpu",), "CPUExecutionProvider", ("int8", "int8_dynamic")),
-    "cuda": Target(ONNXRUNTIME, ("cuda",), "CUDAExecutionProvider", ("float16",)),
+    "cpu": Target("onnxruntime", ("cpu",), "CPUExecutionProvider", ("int8", "int8_dynamic")),
+    "cuda": Target("onnxruntime", ("cuda",), "CUDAExecutionProvider", ("float16",)),
     "tensorrt": Target(
-        ONNXRUNTIME, ("tensorrt", "cuda"), "TensorrtExecutionProvider", ("float16",)
+        "onnxruntime", ("tensorrt", "cuda"), "TensorrtExecutionProvider", ("float16",)
     ),
-    "openvino": Target(OPENVINO, ("cpu",), "", ("int8",), False),
+    "openvino": Target("openvino", ("cpu",), "", ("int8",), False),
 }
 
 
@@ -135,7 +134,7 @@ class Search:
         self._files: dict[str, Path] = {}
         self._golden: dict[str, dict[str, float]] = {}
         plain_file = load(
-            aside, engine=ONNXRUNTIME, providers=["cpu"], threads=threads, integrity="skip"
+            aside, engine="onnxruntime", providers=["cpu"], threads=threads, integrity="skip"
         )
         progress("scoring the images in torch")
         prepared = list(prepared_inputs(detector, plain_file, images))
@@ -310,7 +309,7 @@ def check_target(name: str, *, custom_ops: bool) -> None:
     if name not in TARGETS:
         raise InputError(f"target: expected one of {', '.join(TARGETS)}, got {name!r}")
     target = TARGETS[name]
-    if target.engine == OPENVINO:
+    if target.engine == "openvino":
         require("openvino", extra="openvino", purpose="exporting for the target openvino")
         if custom_ops:
             raise InputError("custom_ops: expected False with target openvino, got True")
