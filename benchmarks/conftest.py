@@ -13,6 +13,8 @@ PACKAGES = (
     "scikit-learn",
     "scipy",
     "faiss-cpu",
+    "onnxruntime",
+    "openvino",
     "torchmetrics",
     "anomalib",
 )

@@ -73,6 +73,36 @@ def images_of(count, height, width, seed):
 
 
 @pytest.fixture(scope="session")
+def engines_agree():
+    """Compare what OpenVINO and onnxruntime make of a file; the model that OpenVINO runs."""
+    pytest.importorskip("openvino")
+    from robustad import runtime
+
+    def compare(path, sizes, batches=(1, 2, 3, 4, 5), *, atol=1e-5):
+        ours, theirs = (
+            runtime.load(path, engine=engine, threads=1) for engine in ("openvino", "onnxruntime")
+        )
+        assert (ours.engine, ours.providers) == ("openvino", ["OpenVINO:CPU"])
+        assert (theirs.engine, theirs.outputs) == ("onnxruntime", ours.outputs)
+        assert ours.check_golden() < 1e-3
+        for size in sizes:
+            images = np.stack(images_of(max(batches), *size, seed=sum(size)))
+            if ours.input_form == "float_nchw":
+                images = np.ascontiguousarray(images.transpose(0, 3, 1, 2) / np.float32(255))
+            for batch in batches:
+                found, expected = (m.run(images[:batch], m.outputs) for m in (ours, theirs))
+                for name in ours.outputs:
+                    assert found[name].dtype == expected[name].dtype
+                    scale = 10 if name in ("patch_scores", "anomaly_map", "probability_map") else 1
+                    np.testing.assert_allclose(
+                        found[name], expected[name], rtol=0, atol=scale * atol, err_msg=name
+                    )
+        return ours
+
+    return compare
+
+
+@pytest.fixture(scope="session")
 def means():
     """A backbone class that is quick to trace."""
     return Means

@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 # Standard output carries results; everything said on the way goes to standard error.
 say = Console(stderr=True, highlight=False)
 
+
+class Inference(StrEnum):
+    """What runs an exported file."""
+
+    AUTO = "auto"
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
 DatasetName: TypeAlias = Annotated[
     str,
     typer.Option(
@@ -85,14 +94,22 @@ Threshold: TypeAlias = Annotated[
     typer.Option(help="Reject from this probability on; default: what the file says."),
 ]
 Threads: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, help="Threads of onnxruntime; default: one a core.")
+    int | None, typer.Option(min=1, help="Threads of the runtime; default: one a core.")
 ]
 Provider: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--provider",
         help="onnxruntime's providers in order of preference: cpu, cuda, tensorrt, openvino, ...; "
-        "default: cuda where it is installed.",
+        "default: cuda where it is installed. With --runtime openvino its devices: cpu, gpu, ...",
+    ),
+]
+# Not --engine, which in `robustad score` says who does the work.
+Runtime: TypeAlias = Annotated[
+    Inference,
+    typer.Option(
+        "--runtime",
+        help="What runs an .onnx file; auto: what it was made for, else onnxruntime.",
     ),
 ]
 
@@ -130,6 +147,7 @@ def load_onnx(
     threshold: float | None = None,
     threads: int | None = None,
     provider: list[str] | None = None,
+    engine: Inference = Inference.AUTO,
     require_manifest: bool = False,
 ) -> OnnxDetector:
     """Load an exported file as the command line's options say."""
@@ -139,6 +157,7 @@ def load_onnx(
 
     model = runtime.load(
         path,
+        engine=engine.value,
         providers=provider,
         threads=threads,
         integrity="require" if require_manifest else "auto",

@@ -53,6 +53,7 @@ def predict(
     ] = FailOn.NEVER,
     batch_size: common.BatchSize = 8,
     device: common.Device = "auto",
+    runtime: common.Runtime = common.Inference.AUTO,
     json: common.Json = False,
 ) -> None:
     """Score images and give a verdict on each."""
@@ -65,9 +66,7 @@ def predict(
         raise InputError(f"{images[0]}: expected a folder with image files, found none")
     loaded: Any
     if model.suffix == ".onnx":
-        from robustad import runtime
-
-        loaded = runtime.load(model)
+        loaded = common.load_onnx(model, engine=runtime)
     else:
         from robustad.detectors import load
 

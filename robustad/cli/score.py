@@ -20,8 +20,9 @@ def score(
         int, typer.Option(min=1, help="Images a shard: what is lost at most when one dies.")
     ] = 256,
     batch_size: common.BatchSize = 8,
-    threads: Annotated[int, typer.Option(min=1, help="Of onnxruntime, in each worker.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of the runtime, in each worker.")] = 1,
     provider: common.Provider = None,
+    runtime: common.Runtime = common.Inference.AUTO,
     threshold: common.Threshold = None,
     json: common.Json = False,
     quiet: common.Quiet = False,
@@ -41,6 +42,7 @@ def score(
             batch_size=batch_size,
             threads=threads,
             providers=provider,
+            runtime=runtime.value,
             threshold=threshold,
             told=told,
         )

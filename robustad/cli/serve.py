@@ -35,6 +35,7 @@ def serve(
     threshold: common.Threshold = None,
     threads: common.Threads = None,
     provider: common.Provider = None,
+    runtime: common.Runtime = common.Inference.AUTO,
     require_manifest: common.RequireManifest = False,
 ) -> None:
     """Serve exported detectors over HTTP: KServe V2, image upload at /score, Prometheus metrics.
@@ -69,6 +70,7 @@ def serve(
             threshold=threshold,
             threads=threads,
             provider=provider,
+            engine=runtime,
             require_manifest=require_manifest,
         )
 

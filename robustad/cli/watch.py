@@ -36,6 +36,7 @@ def watch(
     threshold: common.Threshold = None,
     threads: common.Threads = None,
     provider: common.Provider = None,
+    runtime: common.Runtime = common.Inference.AUTO,
     require_manifest: common.RequireManifest = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print each record as one line of JSON.")
@@ -53,6 +54,7 @@ def watch(
         threshold=threshold,
         threads=threads,
         provider=provider,
+        engine=runtime,
         require_manifest=require_manifest,
     )
     stop = threading.Event()

@@ -9,6 +9,7 @@ from typing import Literal
 
 from robustad.deploy.shards import Job, finished, gather, plan
 from robustad.errors import InputError
+from robustad.runtime._session import Engine
 from robustad.workers import Workers, crew
 
 
@@ -43,6 +44,7 @@ def score(
     shard_size: int = 256,
     batch_size: int = 8,
     threads: int | None = 1,
+    runtime: Engine = "auto",
     providers: list[str] | None = None,
     calibration: tuple[float, float] | None = None,
     threshold: float | None = None,
@@ -73,7 +75,9 @@ def score(
     batch_size : int >= 1, default 8
         Images scored at once by a worker.
     threads : int, default 1
-        Of onnxruntime in each worker; None takes all cores.
+        Of the runtime in each worker; None takes all cores.
+    runtime : {"auto", "onnxruntime", "openvino"}, default "auto"
+        What runs the model: the argument `engine` of `robustad.runtime.load`.
     providers, calibration
         See `robustad.runtime.load`.
     threshold : float in (0, 1), optional
@@ -109,6 +113,7 @@ def score(
         out=str(Path(out).resolve()),
         batch_size=batch_size,
         threads=threads,
+        runtime=runtime,
         providers=providers,
         calibration=calibration,
         threshold=threshold,

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from robustad._files import written_aside
 from robustad.deploy.tolerant import batched, prefetched, read_or_reason, score_images
 from robustad.errors import InputError, StateError
 from robustad.images import SUFFIXES
 from robustad.runtime import OnnxDetector
+from robustad.runtime._session import Engine
 from robustad.runtime.integrity import sha256_of
 
 FORMAT = 1  # of what a shard's key stands for; raise it when lines mean something else
@@ -60,7 +62,9 @@ class Job:
     batch_size : int
         Images scored at once.
     threads : int or None
-        Of onnxruntime, in each worker.
+        Of the runtime, in each worker.
+    runtime : {"auto", "onnxruntime", "openvino"}
+        The argument `engine` of `robustad.runtime.load`.
     providers : list of str or None
         See `robustad.runtime.load`.
     calibration : (float, float) or None
@@ -77,6 +81,7 @@ class Job:
     providers: list[str] | None = None
     calibration: tuple[float, float] | None = None
     threshold: float | None = None
+    runtime: Engine = "auto"
 
     @property
     def gpu(self) -> bool:
@@ -95,6 +100,7 @@ class Job:
 
         model = runtime.load(
             self.model,
+            engine=self.runtime,
             providers=self.providers,
             threads=self.threads,
             calibration=None
@@ -133,9 +139,11 @@ def plan(job: Job, size: int) -> list[Shard]:
     )
     if not files:
         raise InputError(f"{data}: expected image files in it or its folders, found none")
-    common = [
+    common: list[Any] = [
         FORMAT, sha256_of(job.model), job.calibration, job.threshold, job.providers, job.batch_size,
     ]  # fmt: skip
+    if job.runtime != "auto":  # outcomes from before there was a choice stay good
+        common.append(job.runtime)
     shards = []
     for index, start in enumerate(range(0, len(files), size)):
         part = files[start : start + size]

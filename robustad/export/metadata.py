@@ -145,6 +145,26 @@ class GoldenRecord(_Record):
     )
 
 
+class TargetRecord(_Record):
+    """What the file was made for, and how far from the detector it was on images of the user's."""
+
+    engine: Literal["onnxruntime", "openvino"] = Field(description="What runs it.")
+    target: Literal["cpu", "cuda", "tensorrt", "openvino"]
+    precision: Literal["float32", "float16", "int8", "int8_dynamic"] = Field(
+        description="Of the backbone; everything behind it is float32."
+    )
+    weight_bits: Literal[7, 8] | None = Field(
+        description="Of int8; 8 bits overflow on CPUs without VNNI. Null otherwise."
+    )
+    float32_blocks: list[str] = Field(description="Blocks of the backbone left in float32.")
+    max_score_error: float = Field(
+        description="Bound that the score held, times the largest score where that exceeds 1."
+    )
+    score_error: float = Field(description="Largest difference in score from the detector.")
+    map_error: float = Field(description="Largest difference of a patch score or map value.")
+    images: int = Field(description="Images it was compared on.")
+
+
 class EvaluationRecord(BaseModel):
     """What has been measured, if anything. Evaluated, never certified."""
 
@@ -201,6 +221,11 @@ class ArtefactMetadata(_Record):
     bank: Literal["float32", "bfloat16", "int8"] = Field(
         default="float32",
         description="Precision in which memory banks are stored; of no meaning without one.",
+    )
+    target: TargetRecord | None = Field(
+        default=None,
+        description="Null for files in plain float32. With a target, the golden outputs are the "
+        "file's own on that engine.",
     )
     versions: dict[str, str] = Field(description="Of the libraries that wrote the file.")
     created: str = Field(description="UTC, ISO 8601.")

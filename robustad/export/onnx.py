@@ -112,9 +112,7 @@ def export_onnx(
     from robustad.export.prepare import take_bytes
     from robustad.export.trace import trace
 
-    path = Path(path)
-    if path.suffix != ".onnx":
-        raise InputError(f"{path}: expected a file name ending in .onnx")
+    path = onnx_name(path)
     if opset not in OPSETS:
         raise InputError(f"opset: expected one of {OPSETS}, got {opset}")
     if input not in FORMS.values():
@@ -127,7 +125,7 @@ def export_onnx(
     size = _size(image_size, detector.geometry)
     if dynamic_size is None and detector.geometry.square:
         dynamic_size = False
-    with _replaced(path) as aside:
+    with replaced(path) as aside:
         metadata = describe(detector, size, evaluation=evaluation, input=input)
         model, dynamic = trace(
             detector, size, dynamic=dynamic_size, opset=opset, custom_ops=custom_ops, bank=bank
@@ -145,9 +143,23 @@ def export_onnx(
     return path
 
 
+def onnx_name(path: str | Path) -> Path:
+    """The path, or an InputError if it does not end in `.onnx`."""
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise InputError(f"{path}: expected a file name ending in .onnx")
+    return path
+
+
 def data_file(path: Path) -> Path:
     """Where the tensors of a model of over 2 GB lie."""
     return path.with_name(path.name + ".data")
+
+
+def parity_file(path: str | Path) -> Path:
+    """Where the parity report of a file lies: `screws.onnx.parity.json` beside `screws.onnx`."""
+    path = Path(path)
+    return path.with_name(path.name + ".parity.json")
 
 
 def _size(image_size: tuple[int, int] | None, geometry: Geometry) -> tuple[int, int]:
@@ -176,8 +188,12 @@ def _save(model: ir.Model, path: Path) -> None:
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """Give a path of the same name in a folder beside; move what is there when all went well."""
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a path of the same name in a folder beside; move what is there when all went well.
+
+    The model, its `.data` and its parity report are moved, with a manifest of the first two; an
+    earlier file's report goes if there is no new one.
+    """
     if path.is_dir():
         raise InputError(f"{path}: expected a file name to write to, got an existing folder")
     try:
@@ -200,6 +216,10 @@ def _replaced(path: Path) -> Iterator[Path]:
         if has_data:
             data.replace(old_data)
         aside.replace(path)
+        if parity_file(aside).exists():
+            parity_file(aside).replace(parity_file(path))
+        else:
+            parity_file(path).unlink(missing_ok=True)
         if replaces and not has_data:
             old_data.unlink(missing_ok=True)
     finally:

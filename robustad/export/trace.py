@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import gc
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from robustad.export.translations import translation_table
 from robustad.geometry import Geometry
 from robustad.runtime._metadata import ANOMALOUS, CONFORMAL, INPUT, OPTIONAL_OUTPUTS, OUTPUTS
 
+# Where torch's exporter notes the modules around a node, outermost first, and where we keep one.
+SCOPES, MODULE = "pkg.torch.onnx.name_scopes", "robustad_module"
 # Units (of `multiple` pixels) an edge may have. Tracing treats sizes 0 and 1 as special.
 MIN_UNITS, MAX_UNITS = 2, 4096
 MIN_KNOTS = 2
@@ -176,15 +179,30 @@ def _check_free(
 
 
 def _forget_sources(model: ir.Model) -> None:
-    """Drop the stack traces kept with every node: this machine's paths are nobody's business."""
+    """Drop the stack traces kept with every node: this machine's paths are nobody's business.
+
+    Which module a node belongs to stays: precisions are chosen by it.
+    """
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         graph.metadata_props.clear()
         for node in graph.all_nodes():
+            module = _module_of(node)
             node.metadata_props.clear()
+            if module:
+                node.metadata_props[MODULE] = module
             for value in node.outputs:
                 value.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
+
+
+def _module_of(node: ir.Node) -> str:
+    """Path of the innermost module a node was traced in; empty if it is in none, or unknown."""
+    try:
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+    except (SyntaxError, ValueError):
+        return ""
+    return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else ""
 
 
 @contextmanager

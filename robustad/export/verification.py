@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,14 @@ from robustad.detectors import Detector
 from robustad.errors import InputError, RobustadError, VerificationError
 from robustad.export.calibration import steepness
 from robustad.export.metadata import describe, shown_size
+from robustad.export.reference import expected_outputs, largest_difference, size_of
 from robustad.export.trace import evaluation_mode
 from robustad.geometry import resize_bicubic
 from robustad.runtime import OnnxDetector, load
-from robustad.runtime._metadata import BYTES, OPTIONAL_OUTPUTS
+from robustad.runtime._metadata import BYTES, ONNXRUNTIME, OPTIONAL_OUTPUTS
+from robustad.runtime._session import Engine
 from robustad.runtime._verdicts import codes_of
 from robustad.runtime.batches import batches, byte_batches, stack
-from robustad.verdict import binary_entropy
 
 if TYPE_CHECKING:
     from robustad.images import Images
@@ -47,6 +48,12 @@ DESCRIBED = (
 # Of float32 arithmetic on counts.
 P_VALUE_TOLERANCE = 1e-6
 GENERATED = 3
+# Largest difference in score, and of a patch score or map value: of float32 arithmetic in another
+# order, and of banks in fewer bits.
+STRICT = (1e-5, 1e-4)
+SHORT_BANK = (1e-3, 2e-3)
+# Other images than those a target was chosen on may differ by more in some patch: this many times.
+MAP_SLACK = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,8 @@ class Verification:
     shapes : list of (int, int, int)
         Batch size, height and width of every batch compared.
     providers : list of str
-        onnxruntime's execution providers, the preferred one first.
+        What ran the file: onnxruntime's execution providers, the preferred one first, or
+        OpenVINO's device.
     """
 
     path: str
@@ -136,6 +144,7 @@ def verify(
     batch_sizes: Sequence[int] = (1, 2, 3, 4, 5),
     score_tolerance: float | None = None,
     map_tolerance: float | None = None,
+    engine: Engine = "auto",
     providers: Sequence[str] | None = None,
     threads: int | None = None,
 ) -> Verification:
@@ -153,12 +162,16 @@ def verify(
     batch_sizes : sequence of int >= 1, default (1, 2, 3, 4, 5)
         Compared for every image size that occurs.
     score_tolerance : float, optional
-        By default 1e-5, or 1e-3 for a file whose bank is not float32.
+        By default 1e-5, or 1e-3 for a file whose bank is not float32, or what `export_fastest`
+        was allowed for a file made by it.
         Largest difference in score: absolute, or relative to the largest score where that exceeds
         1, as logits do. Probability and entropy may differ by this times the steepest rise of the
         calibration's curve, if that is more.
     map_tolerance : float, optional
-        The same for patch scores and anomaly map; by default 1e-4, or 2e-3.
+        The same for patch scores and anomaly map; by default 1e-4, or 2e-3, or twice what
+        `export_fastest` found.
+    engine : {"auto", "onnxruntime", "openvino"}, default "auto"
+        See `robustad.runtime.load`.
     providers : sequence of str, optional
         See `robustad.runtime.load`; by default the CPU, also where there is a GPU.
     threads : int, optional
@@ -176,7 +189,7 @@ def verify(
     StateError
         If the file is no exported detector.
     MissingDependencyError
-        If onnxruntime is not installed.
+        If the engine is not installed.
     """
     sizes = list(batch_sizes)
     if not sizes or min(sizes) < 1:
@@ -184,12 +197,11 @@ def verify(
     for name, value in (("score_tolerance", score_tolerance), ("map_tolerance", map_tolerance)):
         if value is not None and not value >= 0:
             raise InputError(f"{name}: expected >= 0, got {value}")
-    file = load(path, providers=["cpu"] if providers is None else providers, threads=threads)
-    exact = file.metadata.get("bank", "float32") == "float32"
-    if score_tolerance is None:
-        score_tolerance = 1e-5 if exact else 1e-3
-    if map_tolerance is None:
-        map_tolerance = 1e-4 if exact else 2e-3
+    providers = ["cpu"] if providers is None else providers
+    file = load(path, engine=engine, providers=providers, threads=threads)
+    usual = usual_tolerances(file.metadata)
+    score_tolerance = usual[0] if score_tolerance is None else score_tolerance
+    map_tolerance = usual[1] if map_tolerance is None else map_tolerance
     names = [
         name
         for name in file.outputs
@@ -200,8 +212,8 @@ def verify(
     with torch.no_grad(), evaluation_mode(detector):
         mismatches = _mismatches(detector, file, map_tolerance)
         for x in _inputs(detector, file, images, sizes):
-            shapes.append((x.shape[0], *_size(x)))
-            expected, found = _expected(detector, x), file.run(x, names)
+            shapes.append((x.shape[0], *size_of(x)))
+            expected, found = expected_outputs(detector, x), file.run(x, names)
             if "p_value" in found:
                 reach = score_tolerance * max(1.0, _largest(expected["score"]))
                 expected["p_value"] = _nearest_p_value(
@@ -210,7 +222,7 @@ def verify(
             if "verdict" in found:
                 expected["verdict"] = _verdicts_on(detector, found)
             for name in names:
-                worst = _difference(expected[name], found[name])
+                worst = largest_difference(expected[name], found[name])
                 differences[name] = max(differences[name], worst)
                 largest[name] = max(largest[name], _largest(expected[name]))
             flips += _flips(expected["patch_scores"], found["patch_scores"], map_tolerance)
@@ -241,6 +253,20 @@ def verify(
     )
 
 
+def usual_tolerances(metadata: Mapping[str, Any]) -> tuple[float, float]:
+    """Differences in score, and of a patch score or map value, that a file may have by default.
+
+    Those of float32 arithmetic, of the bank's precision, and of the target if it has one: the score
+    error its user allowed, and twice the map error found when it was chosen.
+    """
+    score, pixels = STRICT if metadata.get("bank", "float32") == "float32" else SHORT_BANK
+    target = metadata.get("target")
+    if target is not None and (target["precision"], target["engine"]) != ("float32", ONNXRUNTIME):
+        score = max(score, target["max_score_error"])
+        pixels = max(pixels, score, MAP_SLACK * target["map_error"])
+    return score, pixels
+
+
 def _mismatches(detector: Detector, file: OnnxDetector, tolerance: float) -> list[str]:
     expected = describe(detector, _usual_size(detector, file)).model_dump(mode="json")
     found = [
@@ -265,33 +291,6 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _size(x: npt.NDArray[Any]) -> tuple[int, int]:
-    """Height and width of images in either form."""
-    return (x.shape[1], x.shape[2]) if x.dtype == np.uint8 else (x.shape[2], x.shape[3])
-
-
-def _expected(detector: Detector, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-    size, geometry = _size(x), detector.geometry
-    if x.dtype == np.uint8:
-        prepared = [geometry.apply(image / np.float32(255)) for image in x]
-        found = _expected(detector, np.stack(prepared).transpose(0, 3, 1, 2).copy())
-        maps = np.stack([geometry.restore(one, *size) for one in found["anomaly_map"]])
-        pixels = detector.probability_map(torch.from_numpy(maps)).cpu().numpy()
-        return {**found, "anomaly_map": maps, "probability_map": pixels}
-    patch_scores = detector.patch_scores(torch.from_numpy(x).to(detector.device))
-    score = detector.aggregate(patch_scores).cpu().numpy()
-    probability = detector.probability(score)
-    anomaly_map = detector.anomaly_map(patch_scores, size)
-    return {
-        "score": score,
-        "probability": probability,
-        "entropy": binary_entropy(probability),
-        "patch_scores": patch_scores.cpu().numpy(),
-        "anomaly_map": anomaly_map.cpu().numpy(),
-        "probability_map": detector.probability_map(anomaly_map).cpu().numpy(),
-    }
-
-
 def _nearest_p_value(
     detector: Detector, score: FloatArray, found: FloatArray, reach: float
 ) -> npt.NDArray[np.float64]:
@@ -313,16 +312,6 @@ def _verdicts_on(detector: Detector, found: dict[str, npt.NDArray[Any]]) -> npt.
     return codes_of(detector.policy.decide(known))
 
 
-def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
-    if expected.shape != found.shape:
-        return float("inf")
-    if expected.dtype.kind == "i":  # codes: another one is wrong, whichever
-        return float((expected != found).any())
-    both_nan = np.isnan(expected) & np.isnan(found)
-    difference = np.where(both_nan, 0.0, np.abs(expected.astype(np.float64) - found))
-    return float(np.nan_to_num(difference, nan=np.inf).max())
-
-
 def _largest(expected: npt.NDArray[Any]) -> float:
     finite = np.abs(expected[np.isfinite(expected)])
     return float(finite.max()) if finite.size else 0.0
@@ -340,8 +329,8 @@ def _inputs(
 ) -> Iterator[npt.NDArray[Any]]:
     """Batches of every size of image: each batch size occurs, and each image."""
     by_size: dict[tuple[int, int], list[npt.NDArray[Any]]] = {}
-    for image in _prepared(detector, file, images):
-        by_size.setdefault(_size(image), []).append(image)
+    for image in prepared_inputs(detector, file, images):
+        by_size.setdefault(size_of(image), []).append(image)
     for group in by_size.values():
         start, pending = 0, list(batch_sizes)
         while pending or start < len(group):
@@ -350,9 +339,10 @@ def _inputs(
             start += size
 
 
-def _prepared(
+def prepared_inputs(
     detector: Detector, file: OnnxDetector, images: Images | None
 ) -> Iterator[npt.NDArray[Any]]:
+    """Images one by one, as the file takes them; generated ones if none are given."""
     whole, geometry = file.input_form == BYTES, detector.geometry
     if images is None:
         for image in _generated(detector, file):
@@ -362,7 +352,7 @@ def _prepared(
     for batch in byte_batches(images, 1) if whole else batches(images, geometry, 1):
         none = False
         x = stack(batch)
-        height, width = geometry.crop(*geometry.resized(*_size(x)))[2:] if whole else _size(x)
+        height, width = geometry.crop(*geometry.resized(*size_of(x)))[2:] if whole else size_of(x)
         if file.image_size not in (None, (height, width)):
             raise InputError(
                 f"{batch[0].name}: prepared to {height} x {width} pixels, but the file "

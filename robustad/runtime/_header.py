@@ -1,15 +1,20 @@
 """The few facts about an ONNX file that onnxruntime does not tell, read without loading it."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from robustad.errors import StateError
 
-# Fields of ModelProto and of OperatorSetIdProto (onnx.proto, stable since its first release).
+# Fields of ModelProto, OperatorSetIdProto and StringStringEntryProto (onnx.proto, stable since its
+# first release).
 OPSET_IMPORT, DOMAIN, VERSION = 8, 1, 2
+METADATA_PROPS, KEY, VALUE = 14, 1, 2
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_VARINT_BYTES = 10
+# Bytes read of a field at most; of metadata, room for millions of held-out scores.
+LONGEST = {OPSET_IMPORT: 1 << 10, METADATA_PROPS: 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,12 @@ class Header:
     ----------
     opsets : dict of str to int
         Version of the operators by domain; the standard one is the empty string.
+    metadata : dict of str to str
+        The custom metadata.
     """
 
     opsets: dict[str, int]
+    metadata: dict[str, str]
 
 
 def read_header(path: str | Path) -> Header:
@@ -41,20 +49,26 @@ def read_header(path: str | Path) -> Header:
     path = Path(path)
     size = path.stat().st_size
     opsets: dict[str, int] = {}
+    metadata: dict[str, str] = {}
     with path.open("rb") as file:
         try:
             while file.tell() < size:
                 field, wire, value = _field(file, size)
-                if field == OPSET_IMPORT and wire == BYTES and isinstance(value, bytes):
+                if wire != BYTES or not isinstance(value, bytes):
+                    continue
+                if field == OPSET_IMPORT:
                     domain, version = _opset(value)
                     opsets[domain] = version
+                elif field == METADATA_PROPS:
+                    key, text = _entry(value)
+                    metadata[key] = text
         except EOFError as error:
             raise StateError(
                 f"{path}: not an ONNX file that can be run: truncated, or another format ({error})"
             ) from error
     if not opsets:
         raise StateError(f"{path}: not an ONNX file that can be run: it names no operator set")
-    return Header(opsets)
+    return Header(opsets, metadata)
 
 
 def _field(file: BinaryIO, size: int) -> tuple[int, int, int | bytes]:
@@ -67,7 +81,9 @@ def _field(file: BinaryIO, size: int) -> tuple[int, int, int | bytes]:
         length = _varint(file)
         if file.tell() + length > size:
             raise EOFError(f"{file.tell() + length} bytes expected, {size} there")
-        if field == OPSET_IMPORT and length < 1024:
+        if field in LONGEST:
+            if length > LONGEST[field]:
+                raise EOFError(f"a field of {length} bytes, expected {LONGEST[field]} at most")
             return field, wire, file.read(length)
         file.seek(length, 1)
         return field, wire, b""
@@ -90,16 +106,33 @@ def _varint(file: BinaryIO) -> int:
 
 
 def _opset(message: bytes) -> tuple[str, int]:
-    from io import BytesIO
-
     domain, version = "", 0
     file = BytesIO(message)
     while file.tell() < len(message):
         tag = _varint(file)
         if tag == DOMAIN << 3 | BYTES:
-            domain = file.read(_varint(file)).decode("utf-8", "replace")
+            domain = _text(file, len(message))
         elif tag == VERSION << 3 | VARINT:
             version = _varint(file)
         else:
             raise EOFError("a damaged operator set")
     return domain, version
+
+
+def _entry(message: bytes) -> tuple[str, str]:
+    """Key and value of an entry of the metadata."""
+    found = {KEY: "", VALUE: ""}
+    file = BytesIO(message)
+    while file.tell() < len(message):
+        tag = _varint(file)
+        if tag & 7 != BYTES or tag >> 3 not in found:
+            raise EOFError("a damaged entry of the metadata")
+        found[tag >> 3] = _text(file, len(message))
+    return found[KEY], found[VALUE]
+
+
+def _text(file: BinaryIO, size: int) -> str:
+    length = _varint(file)
+    if file.tell() + length > size:
+        raise EOFError("it ends within a text")
+    return file.read(length).decode("utf-8", "replace")

@@ -26,6 +26,9 @@ ANOMALOUS = "conformal_anomalous"
 OLD_OUTPUTS = ("score", "probability", "entropy", "patch_scores", "anomaly_map")
 OUTPUTS = (*OLD_OUTPUTS, "p_value", "verdict")
 OPTIONAL_OUTPUTS = ("probability_map",)  # of files with a pixel calibration
+# What runs files; one that is made for an engine says so, see `target_engine`.
+ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
+ENGINES = (ONNXRUNTIME, OPENVINO)
 
 
 def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
@@ -74,6 +77,7 @@ def parse(properties: Mapping[str, str], path: str) -> dict[str, Any]:
             check_state({**document["pixel_calibration"], "method": "platt"}, "pixel_calibration")
         contract, patch_size = document["input"], document["patch_size"]
         input_form(document)
+        target_engine(document)
         for edge in ("height", "width"):
             if contract[edge] is not None and not isinstance(contract[edge], int):
                 raise TypeError(f"input.{edge} is {contract[edge]!r}")
@@ -93,6 +97,17 @@ def input_form(document: Mapping[str, Any]) -> str:
     if said not in FORMS:
         raise TypeError(f"input is {said[0]} {said[1]}")
     return FORMS[said]
+
+
+def target_engine(document: Mapping[str, Any]) -> str:
+    """Which of `ENGINES` a file was made for; onnxruntime where it does not say."""
+    target = document.get("target")
+    if target is None:
+        return ONNXRUNTIME
+    engine = target.get("engine") if isinstance(target, Mapping) else None
+    if engine not in ENGINES:
+        raise TypeError(f"target is {target!r}")
+    return str(engine)
 
 
 def geometry(document: Mapping[str, Any]) -> Geometry:

@@ -1,9 +1,9 @@
-"""An exported detector, run by onnxruntime."""
+"""An exported detector, whichever engine runs it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +12,12 @@ import numpy.typing as npt
 from robustad.conformal.scores import ConformalScores, evidence
 from robustad.errors import InputError, StateError
 from robustad.prediction import Prediction
-from robustad.probability import interval_of, linear, probability_of
+from robustad.probability import interval_of
 from robustad.runtime import _metadata, _verdicts
-from robustad.runtime._binding import Binding
 from robustad.runtime._inputs import Inputs
+from robustad.runtime._judgement import FROM_PROBABILITY, SOURCES, judged, pixel_probability
 from robustad.runtime._overrides import Calibration, calibration_state, held_out_scores
-from robustad.runtime._session import device_of
+from robustad.runtime._session import Session
 from robustad.runtime.batches import batches, byte_batches, stack
 from robustad.runtime.golden import golden_outputs, largest_difference, read_golden
 from robustad.verdict import Evidence, binary_entropy
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from robustad.images import Images
 
 FloatArray = npt.NDArray[np.float32]
-FROM_SCORE = ("probability", "entropy", "verdict")
 
 
 class OnnxDetector:
@@ -48,27 +47,23 @@ class OnnxDetector:
 
     def __init__(
         self,
-        session: Any,
+        session: Session,
         metadata: dict[str, Any],
         *,
         name: str,
-        io_binding: bool | None = None,
     ) -> None:
-        inputs = [value.name for value in session.get_inputs()]
-        outputs = [value.name for value in session.get_outputs()]
-        if inputs != [_metadata.INPUT] or set(_metadata.OLD_OUTPUTS) - set(outputs):
+        if session.inputs != [_metadata.INPUT] or set(_metadata.OLD_OUTPUTS) - set(session.outputs):
             raise StateError(
                 f"{name}: expected the input 'image' and the outputs "
-                f"{', '.join(_metadata.OLD_OUTPUTS)}, got {inputs} and {outputs}"
+                f"{', '.join(_metadata.OLD_OUTPUTS)}, got {session.inputs} and {session.outputs}"
             )
         self._session = session
-        device = device_of(session)
-        bound = device[0] != "cpu" if io_binding is None else io_binding
-        self._binding = Binding(session, *device) if bound else None
         self._name = name
         self._calibration: dict[str, Any] | None = None
         self.outputs = tuple(
-            name for name in (*_metadata.OUTPUTS, *_metadata.OPTIONAL_OUTPUTS) if name in outputs
+            name
+            for name in (*_metadata.OUTPUTS, *_metadata.OPTIONAL_OUTPUTS)
+            if name in session.outputs
         )
         self.metadata = metadata
         self.geometry = _metadata.geometry(metadata)
@@ -114,9 +109,14 @@ class OnnxDetector:
         return self._inputs.form
 
     @property
+    def engine(self) -> str:
+        """What runs the file: `onnxruntime` or `openvino`."""
+        return self._session.engine
+
+    @property
     def providers(self) -> list[str]:
-        """Execution providers in use, the preferred one first."""
-        return list(self._session.get_providers())
+        """Execution providers of onnxruntime in use, the preferred one first; or `OpenVINO:CPU`."""
+        return list(self._session.providers)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -158,7 +158,6 @@ class OnnxDetector:
             If shape, type or range of `x` does not fit the file, or an output is unknown.
         """
         self._inputs.check(x)
-        own = self._calibration
         if outputs is None:
             outputs = [name for name in self.outputs if name not in _metadata.OPTIONAL_OUTPUTS]
         if not outputs or not set(outputs) <= set(self.outputs):
@@ -166,23 +165,38 @@ class OnnxDetector:
                 f"outputs: expected some of {', '.join(self.outputs)}, got {list(outputs)}"
             )
         feeds = {_metadata.INPUT: np.ascontiguousarray(x)}
+        made = self._made_here(outputs)
+        asked = list(dict.fromkeys(SOURCES[name] if name in made else name for name in outputs))
+        if self._session.judges:
+            feeds |= self._overrides(outputs)
+        found = dict(zip(asked, self._session.run(asked, feeds), strict=True))
+        if made:
+            found |= judged(
+                made,
+                found,
+                calibration=self._used_calibration(),
+                pixels=self.metadata.get("pixel_calibration"),
+                conformal=self._conformal,
+                policy=self.policy,
+            )
+        return {name: found[name] for name in outputs}
+
+    def _made_here(self, outputs: Sequence[str]) -> list[str]:
+        """Outputs that the engine is not asked for, but what they follow from."""
+        if not self._session.judges:
+            return [name for name in outputs if name in SOURCES]
+        # The graph's curve has a fixed form; another one is computed here, from the score.
+        own = self._calibration is not None
+        return [name for name in outputs if own and name in FROM_PROBABILITY]
+
+    def _overrides(self, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """What the graph is given in place of the file's own held-out scores and policy."""
+        feeds: dict[str, npt.NDArray[Any]] = {}
         if self._replaced and "p_value" in self.outputs:
             feeds |= held_out_scores(self._conformal, anomalous=_verdicts.OUTPUT in self.outputs)
         if _verdicts.OUTPUT in outputs and self.policy != self._own_policy:
             feeds |= _verdicts.policy_numbers(self.policy)
-        made = () if own is None else tuple(n for n in FROM_SCORE if n in outputs)
-        # The graph's curve has a fixed form; another one is computed here, from the score.
-        asked = list(dict.fromkeys("score" if name in made else name for name in outputs))
-        runner = self._session if self._binding is None else self._binding
-        found = dict(zip(asked, runner.run(asked, feeds), strict=True))
-        if own is not None and made:
-            probability = probability_of(own, found["score"])
-            found["probability"] = probability.astype(np.float32)
-            found["entropy"] = binary_entropy(probability).astype(np.float32)
-            if _verdicts.OUTPUT in made:
-                known = self._evidence(found["score"], found["probability"])
-                found[_verdicts.OUTPUT] = _verdicts.codes_of(self.policy.decide(known))
-        return {name: found[name] for name in outputs}
+        return feeds
 
     def patch_scores(self, x: npt.NDArray[Any]) -> FloatArray:
         """Patch scores (B, N) of images as `run` takes them."""
@@ -252,6 +266,8 @@ class OnnxDetector:
         # p-values and entropies in float64, as the policy judges them, not the graph's float32 ones
         known = self._evidence(score, np.concatenate(probabilities))
         pixel, used = self.metadata.get("pixel_calibration"), self._used_calibration()
+        # of the restored map, as the detector does it
+        pixels = None if pixel is None else [pixel_probability(pixel, one) for one in maps]
         return Prediction(
             names=names,
             score=score,
@@ -262,8 +278,7 @@ class OnnxDetector:
             patch_scores=grids,
             anomaly_map=maps,
             pixel_threshold=None if self.pixel_threshold is None else self.pixel_threshold.value,
-            # of the restored map, as the detector does it
-            probability_map=None if pixel is None else [_pixels(pixel, one) for one in maps],
+            probability_map=pixels,
             probability_interval=None if used is None else interval_of(used, score),
         )
 
@@ -332,9 +347,3 @@ class OnnxDetector:
         out = self.run(x)
         found = golden_outputs(out["score"], out["patch_scores"], out["anomaly_map"])
         return largest_difference(found, expected, tolerance, self._name)
-
-
-def _pixels(state: Mapping[str, Any], anomaly_map: FloatArray) -> FloatArray:
-    values = np.asarray(anomaly_map, np.float64)
-    made = linear(values, slope=state["slope"], intercept=state["intercept"])
-    return made.astype(np.float32)

@@ -1,5 +1,7 @@
 """Banks stored in bfloat16 and int8, beside float32 and a search by brute force."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import onnx
 import pytest
@@ -97,7 +99,7 @@ def detector(make_images, means):
 
 
 @pytest.mark.parametrize("precision", KINDS)
-def test_files(detector, precision, tmp_path, make_batch):
+def test_files(detector, precision, tmp_path, make_batch, request):
     path = export_onnx(detector, tmp_path / "a.onnx", bank=precision)
     plain = export_onnx(detector, tmp_path / "b.onnx")
     result = verify(detector, path, threads=1)
@@ -105,6 +107,8 @@ def test_files(detector, precision, tmp_path, make_batch):
     assert result.tolerances["score"] == pytest.approx(1e-3, rel=1)
     assert runtime.load(path, threads=1).metadata["bank"] == precision
     assert runtime.load(plain, threads=1).metadata["bank"] == "float32"
+    if find_spec("openvino") is not None:
+        request.getfixturevalue("engines_agree")(path, [(48, 64), (64, 48)], (1, 3), atol=1e-3)
     x = make_batch(2, 48, 72, 3)
     one, other = (runtime.load(p, threads=1).run(x) for p in (path, plain))
     assert np.abs(one["score"] - other["score"]).max() <= 1e-3

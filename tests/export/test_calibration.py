@@ -190,6 +190,11 @@ def isotonic(contrast_class, make_batch, tmp_path_factory):
     return detector, export_onnx(detector, path)
 
 
+def test_another_engine_makes_the_same_of_it(isotonic, engines_agree):
+    found = engines_agree(isotonic[1], [(32, 40), (48, 32)], (1, 3), atol=1e-4)
+    assert "probability_map" in found.outputs
+
+
 def test_a_whole_file_agrees_and_says_so(isotonic, make_images):
     detector, path = isotonic
     result = verify(detector, path, images=make_images(4, 32, 40, seed=5), threads=1)

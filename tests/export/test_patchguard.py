@@ -61,6 +61,10 @@ def test_file_scores_as_the_detector_does(exported, make_images, make_batch):
     assert theirs.verdict == ours.verdict
 
 
+def test_another_engine(exported, engines_agree):
+    engines_agree(exported[1], [(56, 56)], (1, 4))
+
+
 def test_size_cannot_be_free_or_another(tmp_path):
     detector = PatchGuard(CONFIGS["bigbird without"])
     with pytest.raises(InputError, match=r"dynamic_size: .* export with dynamic_size=False"):

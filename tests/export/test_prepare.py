@@ -120,6 +120,10 @@ def test_predicts_what_the_detector_predicts(masked, model, make_images):
     assert len({(grid == 0).tobytes() for grid in found.patch_scores}) > 5
 
 
+def test_another_engine(taking_bytes, engines_agree):
+    engines_agree(taking_bytes, [(90, 77), (64, 80), (31, 50)], (1, 3))
+
+
 def test_verifies(masked, taking_bytes, make_images):
     result = verify(masked.detector, taking_bytes, threads=1)
     result.raise_if_failed()

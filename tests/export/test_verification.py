@@ -107,6 +107,17 @@ def test_other_detectors_pass(which, request):
     result.raise_if_failed()
 
 
+@pytest.mark.parametrize("which", ["masked", "vit", "resnet", "contrast"])
+def test_other_engine_agrees(request, which):
+    pytest.importorskip("openvino")
+    exported = request.getfixturevalue(which)
+    result = verify(
+        exported.detector, exported.path, batch_sizes=[1, 3], threads=1, engine="openvino"
+    )
+    result.raise_if_failed()
+    assert result.providers == ["OpenVINO:CPU"]
+
+
 def test_a_changed_bank_fails(masked, tampered):
     names = [entry.name for entry in onnx.load(masked.path).graph.initializer]
     [bank] = [name for name in names if name.endswith("bank_0")]

@@ -1,5 +1,6 @@
 """The operators in onnxruntime; csrc/tests/test_cosine_nearest.cpp has them in a made-up host."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +22,15 @@ from robustad.errors import MissingDependencyError, StateError
 from robustad.ops import PackedBank, cosine_nn
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
+# The least that the runtime takes for a file of robustad's.
+DOCUMENT = {
+    "schema_version": 3,
+    "geometry": {"size": 48, "multiple": 8, "square": False},
+    "input": {"height": None, "width": None},
+    "patch_size": 8,
+    "calibration": None,
+    "policy": {"threshold": 0.5, "entropy_threshold": None},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,6 +76,8 @@ def graph(bank, k=None, *, constant=True, indices=True, opset=1):
         opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("robustad", opset)],
         ir_version=10,
     )
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "robustad", json.dumps(DOCUMENT)
     return model.SerializeToString()
 
 
