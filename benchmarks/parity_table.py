@@ -6,11 +6,14 @@
 DETECTOR is a detector file, or one that is fitted here to 16 normal images of the folder: `knn`,
 AnomalyDINO on CNN features (`--weights`), or `masked`, AnomalyDINO with its foreground mask on a
 DINOv2 ViT-S/14 whose weights are random if `--weights` names none. Files that take any size are run
-at every size, as a square and 1.25 times as wide. Ranges for int8 are measured on training images.
-Every file and engine is kept in RUN as soon as it is finished; the same command goes on there.
+at every size, as a square and 1.25 times as wide. `target` is what `robustad export --target` keeps
+for the engine at a score error of 1e-3 on images that the comparison does not see: normal training
+images, and test images of both classes. Every file and engine is kept in RUN as soon as it is
+finished; the same command goes on there.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -24,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,15 +36,17 @@ from robustad._files import write_text
 from robustad.backbones import create
 from robustad.data import Dataset, Sample, folder
 from robustad.detectors import AnomalyDINO, Detector, load
+from robustad.errors import VerificationError
 from robustad.evaluation.hashes import detector_hash
-from robustad.export.precision import activation_ranges, read_model, to_int8
+from robustad.export import export_fastest
+from robustad.export.onnx import data_file
 from robustad.metrics import auroc
 from robustad.runtime import OnnxDetector
 
-REFERENCES, RANGES = 16, 8
+REFERENCES, CHOOSING = 16, 8  # images in the bank; of each kind to choose a precision on
 BATCHES = (1, 2, 4, 8)
-ENGINES = ("onnxruntime", "openvino")
-PRECISIONS = ("float32", "bank bfloat16", "bank int8", "int8", "int8, bank int8")
+TARGETS: dict[str, Any] = {"onnxruntime": "cpu", "openvino": "openvino"}
+PRECISIONS = ("float32", "bank bfloat16", "bank int8", "target", "target, bank int8")
 Array = npt.NDArray[Any]
 # Prints the most memory that a process held which loads a file and runs it twice.
 PROGRAM = """
@@ -110,17 +114,38 @@ def in_torch(detector: Detector, x: Tensor) -> dict[str, Array]:
 
 
 def made(
-    precision: str, detector: Detector, ranges_on: list[Array], path: Path, threads: int
-) -> Path:
-    """Export a detector in a precision."""
+    precision: str,
+    engine: str,
+    detector: Detector,
+    choosing: list[Sample],
+    path: Path,
+    threads: int,
+) -> dict[str, Any]:
+    """Export a detector in a precision; what `export_fastest` tried, if it was asked."""
     bank: Any = precision.rpartition("bank ")[2] if "bank" in precision else "float32"
-    export_onnx(detector, path, bank=bank)
-    if precision.startswith("int8"):
-        model = read_model(path)
-        found = activation_ranges(model, ranges_on, path.parent, threads=threads)
-        path.with_suffix(".onnx.sha256").unlink()
-        onnx.save(to_int8(model, found.extremes), path)
-    return path
+    if not precision.startswith("target"):
+        export_onnx(detector, path, bank=bank)
+        return {}
+    report = export_fastest(
+        detector,
+        path,
+        target=TARGETS[engine],
+        images=[sample.image for sample in choosing],
+        bank=bank,
+        batch_size=4,
+        threads=threads,
+    )
+    tried = [
+        {
+            "name": one.name,
+            "score_error": one.parity.score_error,
+            "map_error": max(one.parity.patch_error, one.parity.map_error),
+            "ratio": None if one.refused else report.eager_milliseconds / one.milliseconds,
+            "refused": one.refused,
+        }
+        for one in report.candidates
+    ]
+    return {"chosen": report.chosen.name, "tried": tried, "images": report.images}
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -131,10 +156,15 @@ def seconds(run: Callable[[], Any]) -> float:
 
 
 def compared(
-    detector: Detector, model: OnnxDetector, x: Tensor, label: Array, batch: int, rounds: int
+    detector: Detector,
+    model: OnnxDetector,
+    x: Tensor,
+    wanted: dict[str, Array],
+    label: Array,
+    batch: int,
+    rounds: int,
 ) -> dict[str, Any]:
     """Differences over all images, and seconds of a batch in turn with torch's."""
-    wanted = in_torch(detector, x)
     parts = [model.run(part.numpy()) for part in x.split(batch)]
     found = {key: np.concatenate([part[key] for part in parts]) for key in wanted}
     first = x[:batch]
@@ -164,6 +194,37 @@ def peak_memory(path: Path, engine: str, threads: int, shape: tuple[int, ...]) -
     return 1024 * int(out.stdout)
 
 
+def measured(
+    detector: Detector,
+    path: Path,
+    engine: Any,
+    picked: list[Sample],
+    given: argparse.Namespace,
+    wanted_at: dict[Any, tuple[Tensor, dict[str, Array]]],
+) -> dict[str, Any]:
+    """Everything of one file on one engine; torch's answers are kept by shape."""
+    label = np.array([sample.label for sample in picked])
+    model = runtime.load(path, engine=engine, threads=given.threads)
+    rows = []
+    for shape in shapes(detector, given.sizes, dynamic=model.image_size is None):
+        if shape not in wanted_at:
+            x = prepared(detector, picked, shape)
+            parts = [in_torch(detector, part) for part in x.split(4)]
+            joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            wanted_at[shape] = x, joined
+        rows += [
+            compared(detector, model, *wanted_at[shape], label, batch, given.rounds)
+            for batch in BATCHES
+        ]
+    del model
+    largest = (BATCHES[-1], 3, *rows[0]["shape"])
+    return {
+        "file_bytes": sum(one.stat().st_size for one in (path, data_file(path)) if one.is_file()),
+        "peak_memory": peak_memory(path, engine, given.threads, largest),
+        "rows": rows,
+    }
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -176,7 +237,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    parser.add_argument("--engines", nargs="+", choices=TARGETS, default=[*TARGETS])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     data = folder(given.data)
@@ -186,47 +247,33 @@ def main() -> None:
         for wanted in (0, 1)
         for sample in spread([s for s in data.test if s.label == wanted], given.images)
     ]
-    label = np.array([sample.label for sample in picked])
+    names = {sample.name for sample in picked}
+    others = [sample for sample in data.test if sample.name not in names]
+    choosing = spread([*data.train], CHOOSING)
+    for wanted in (0, 1):
+        found = [sample for sample in others if sample.label == wanted]
+        choosing += spread(found, min(CHOOSING, len(found)))
     given.out.mkdir(parents=True, exist_ok=True)
+    wanted_at: dict[Any, tuple[Tensor, dict[str, Array]]] = {}
     figures = []
-    with TemporaryDirectory() as scratch:
-        for precision in given.precisions:
-            if "bank" in precision and not isinstance(detector, AnomalyDINO):
-                continue
-            for engine in given.engines:
-                kept = given.out / f"{precision.replace(', ', '_').replace(' ', '_')}@{engine}.json"
-                if not kept.is_file():
-                    path = Path(scratch) / f"{precision.replace(', ', '_').replace(' ', '_')}.onnx"
-                    if not path.is_file():
-                        ranges_on = [
-                            prepared(detector, [sample], None).numpy()
-                            for sample in spread([*data.train], RANGES)
-                        ]
-                        made(precision, detector, ranges_on, path, given.threads)
-                    model = runtime.load(path, engine=engine, threads=given.threads)
-                    edges = shapes(detector, given.sizes, dynamic=model.image_size is None)
-                    rows = [
-                        compared(detector, model, x, label, batch, given.rounds)
-                        for x in (prepared(detector, picked, shape) for shape in edges)
-                        for batch in BATCHES
-                    ]
-                    del model
-                    largest = (BATCHES[-1], 3, *rows[0]["shape"])
-                    found = {
-                        "precision": precision,
-                        "engine": engine,
-                        "file_bytes": sum(
-                            p.stat().st_size for p in path.parent.glob(f"{path.name}*")
-                        ),
-                        "peak_memory": peak_memory(path, engine, given.threads, largest),
-                        "rows": rows,
-                    }
-                    write_text(kept, json.dumps(found))
-                figures.append(json.loads(kept.read_text()))
-                last = figures[-1]
-                worst = {k: max(r[k] for r in last["rows"]) for k in ("score_error", "map_error")}
-                fastest = [round(r["ratio"], 2) for r in last["rows"][: len(BATCHES)]]
-                print(precision, engine, worst, fastest, last["peak_memory"] >> 20, flush=True)
+    for precision, engine in itertools.product(given.precisions, given.engines):
+        if "bank" in precision and not isinstance(detector, AnomalyDINO):
+            continue
+        stem = f"{precision.replace(', ', '_').replace(' ', '_')}@{engine}"
+        kept = given.out / f"{stem}.json"
+        if not kept.is_file():
+            with TemporaryDirectory() as scratch:
+                path = Path(scratch) / f"{stem}.onnx"
+                found = {"precision": precision, "engine": engine}
+                try:
+                    found |= made(precision, engine, detector, choosing, path, given.threads)
+                except VerificationError as error:
+                    found |= {"refused": str(error).replace(str(path), path.name)}
+                else:
+                    found |= measured(detector, path, engine, picked, given, wanted_at)
+            write_text(kept, json.dumps(found))
+        figures.append(json.loads(kept.read_text()))
+        print(stem, {k: v for k, v in figures[-1].items() if k != "rows"}, flush=True)
     study = {
         "detector": given.detector if given.detector in ("knn", "masked") else detector.method,
         "detector_hash": detector_hash(detector),

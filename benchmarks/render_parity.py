@@ -16,10 +16,41 @@ def small(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}"
 
 
+def title(one: dict[str, Any]) -> str:
+    """What a file is: for `target` what was chosen."""
+    name = str(one["precision"])
+    if "chosen" in one:
+        name = name.replace("target", one["chosen"]) + " (`--target`)"
+    return f"{name}, {one['engine']}"
+
+
+def tried(figures: list[dict[str, Any]]) -> list[list[str]]:
+    """One row a candidate of `--target`: at four images a batch, on the images it was chosen on."""
+    made = []
+    for one in figures:
+        bank = one["precision"].partition(", ")[2]
+        for candidate in one.get("tried", []):
+            ratio = candidate["ratio"]
+            name = f"{candidate['name']}{', ' if bank else ''}{bank}, {one['engine']}"
+            outcome = "refused" if candidate["refused"] else "may be used"
+            made.append(
+                [
+                    name + (", chosen" if candidate["name"] == one["chosen"] else ""),
+                    small(candidate["score_error"]),
+                    small(candidate["map_error"]),
+                    outcome if ratio is None else f"{ratio:.2f}",
+                ]
+            )
+    return made
+
+
 def rows(figures: list[dict[str, Any]]) -> list[list[str]]:
     """One row a file and engine: the worst over sizes and batches."""
     made = []
     for one in figures:
+        if "refused" in one:
+            made.append([title(one), "refused", *["-"] * (len(COLUMNS) - 2)])
+            continue
         found = one["rows"]
         worst = {
             key: max(row[key] for row in found)
@@ -29,7 +60,7 @@ def rows(figures: list[dict[str, Any]]) -> list[list[str]]:
         ratio = {row["batch"]: row["ratio"] for row in found if row["shape"] == first}
         made.append(
             [
-                f"{one['precision']}, {one['engine']}",
+                title(one),
                 *(small(value) for value in worst.values()),
                 f"{ratio[min(ratio)]:.2f}",
                 f"{ratio[max(ratio)]:.2f}",
@@ -51,7 +82,7 @@ def parity(found: list[tuple[str, dict[str, Any]]], text: str) -> str:
             shapes = sorted(
                 {"x".join(map(str, row["shape"])) for f in figures for row in f["rows"]}
             )
-            batches = sorted({row["batch"] for f in figures for row in f["rows"]})
+            batches = sorted({row["batch"] for f in figures for row in f.get("rows", ())})
             bank = f", bank of {study['bank']} vectors" if study["bank"] else ""
             weights = study["weights"] or "random weights"
             given = "" if study["detector"] not in ("knn", "masked") else f", {weights}"
@@ -61,6 +92,12 @@ def parity(found: list[tuple[str, dict[str, Any]]], text: str) -> str:
                 f"{study['threads']} thread.",
                 table(COLUMNS, rows(figures)),
             ]
+            candidates = tried(figures)
+            if candidates:
+                parts += [
+                    "What `--target` tried, on other images, four at once:",
+                    table(["candidate", "score", "map", "x torch"], candidates),
+                ]
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     return f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}"
