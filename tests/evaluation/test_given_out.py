@@ -90,7 +90,7 @@ detector = load({str(tmp_path / "detector.safetensors")!r})
 evaluate(detector, test[1::2], calibration=test[::2], store={str(store)!r}, workers=1, **{OPTIONS})
 """
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: rounding depends on it
-    process = subprocess.Popen([sys.executable, "-c", program], env=one_thread)
+    process = subprocess.Popen([sys.executable, "-P", "-c", program], env=one_thread)
     while len(Store(store)) < 5 and process.poll() is None:
         time.sleep(0.002)
     process.kill()

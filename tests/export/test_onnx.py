@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from robustad.conformal.scores import evidence
 from robustad.detectors import AnomalyDINO
 from robustad.errors import InputError, NotFittedError
 from robustad.export import ArtefactMetadata, export_onnx
+from robustad.export.trace import MODULE
 from robustad.runtime._verdicts import POLICY, VERDICTS
 from robustad.runtime.integrity import check_integrity
 from robustad.verdict import binary_entropy
@@ -172,7 +174,9 @@ def test_file_is_valid_onnx_and_describes_itself(masked):
         for value in model.graph.input
     }
     assert shapes["image"] == ["batch", 3, "height", "width"]
-    assert not any(node.metadata_props for node in model.graph.node)  # torch keeps source paths
+    kept = [entry for node in model.graph.node for entry in node.metadata_props]
+    assert {entry.key for entry in kept} == {MODULE}  # torch keeps source paths too
+    assert all(re.fullmatch(r"[\w.]+", entry.value) for entry in kept)
     [text] = [entry.value for entry in model.metadata_props if entry.key == "robustad"]
     metadata = ArtefactMetadata.model_validate_json(text)
     detector = masked.detector

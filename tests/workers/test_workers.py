@@ -201,7 +201,7 @@ def test_workers_end_with_whoever_gave_them_work(toy, out):
         f"with crew(toy_job.Job({str(out)!r}), Workers(1)) as hands:\n"
         "    list(hands.run([toy_job.Piece('slow')]))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program])
+    process = subprocess.Popen([sys.executable, "-P", "-c", program])
     deadline = time.monotonic() + 30
     while not marks(out, "slow") and time.monotonic() < deadline:
         time.sleep(0.01)
