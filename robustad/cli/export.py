@@ -223,7 +223,7 @@ def _table(report: TargetReport) -> Table:
             f"{one.parity.score_error:.1e}",
             f"{max(one.parity.map_error, one.parity.patch_error):.1e}",
             str(one.parity.verdict_flips),
-            f"{one.milliseconds:.1f}",
+            "-" if one.refused else f"{one.milliseconds:.1f}",
             f"{one.size / 2**20:.1f}",
             outcome,
         )

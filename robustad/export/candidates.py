@@ -79,7 +79,7 @@ class Candidate:
     refused : str or None
         Why it may not be used; None if it may.
     milliseconds : float
-        An image, median; NaN before it is measured.
+        An image, median; NaN before it is measured, and of what was refused.
     """
 
     name: str
@@ -242,7 +242,7 @@ class Search:
         return candidate
 
     def timed(self, batch_size: int) -> tuple[list[str], float]:
-        """Time all candidates; see `Reference.times`.
+        """Time the candidates that may be used; see `Reference.times`.
 
         Returns
         -------
@@ -251,9 +251,12 @@ class Search:
         float
             Milliseconds an image of the detector in torch.
         """
-        files = {name: self.open(path) for name, path in self._files.items()}
+        allowed = [one.name for one in self.tried if one.refused is None]
+        files = {name: self.open(self._files[name]) for name in allowed}
         found, eager = self.reference.times(files, batch_size=batch_size, threads=self._threads)
-        self.tried = [replace(one, milliseconds=found[one.name]) for one in self.tried]
+        self.tried = [
+            replace(one, milliseconds=found.get(one.name, math.nan)) for one in self.tried
+        ]
         return next(iter(files.values())).providers, eager
 
     def chosen(self) -> Candidate:

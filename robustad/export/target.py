@@ -72,9 +72,14 @@ class TargetReport:
     eager_milliseconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON; `chosen` is a name, an infinite error None."""
+        """Everything, ready for JSON: `chosen` by name; None for what is infinite or not timed."""
         candidates = [
-            {**asdict(one), "float32_blocks": list(one.float32_blocks), "parity": plain(one.parity)}
+            {
+                **asdict(one),
+                "float32_blocks": list(one.float32_blocks),
+                "parity": plain(one.parity),
+                "milliseconds": None if one.refused else one.milliseconds,
+            }
             for one in self.candidates
         ]
         return {**asdict(self), "chosen": self.chosen.name, "candidates": candidates}

@@ -116,6 +116,10 @@ def test_the_gate_decides_not_the_speed(quick, resnet, images, fake_times, tmp_p
     refused = [one for one in report.candidates if one.refused is not None]
     assert {one.name for one in refused} >= {"int8, extremes", "int8, clipped"}
     assert all("allowed 2.00e-06" in one.refused for one in refused)
+    # Only what may be used is timed, and JSON has no word for the rest.
+    for one, told in zip(report.candidates, report.to_dict()["candidates"], strict=True):
+        assert math.isnan(one.milliseconds) == (one.refused is not None)
+        assert (told["milliseconds"] is None) == (one.refused is not None)
     # a plain float32 file keeps the strict tolerances
     result = verify(resnet.detector, report.path, images=images, threads=1)
     result.raise_if_failed()
