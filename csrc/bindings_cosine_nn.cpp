@@ -38,6 +38,10 @@ void pack(std::uintptr_t unit, std::int64_t rows, std::int64_t dim, std::uintptr
                              reinterpret_cast<unsigned char*>(packed), threads);
 }
 
+std::size_t packed_bytes(std::int64_t rows, std::int64_t dim, const std::string& path) {
+    return robustad::cosine_nn_packed_bytes(robustad::cosine_nn_path(path), rows, dim);
+}
+
 bool packed_for(std::uintptr_t packed, std::size_t bytes, std::int64_t rows, std::int64_t dim,
                 const std::string& path) {
     return robustad::cosine_nn_packed_for(robustad::cosine_nn_path(path),
@@ -68,8 +72,8 @@ void search(std::uintptr_t queries, std::int64_t count, std::int64_t dim, std::u
 
 void bind_cosine_nn(py::module_& m) {
     m.def("cosine_nn_paths", &paths, "Instruction sets this machine has, the fastest first.");
-    m.def("cosine_nn_packed_bytes", &robustad::cosine_nn_packed_bytes, py::arg("rows"),
-          py::arg("dim"), "Size of a packed bank, the same for all paths.");
+    m.def("cosine_nn_packed_bytes", &packed_bytes, py::arg("rows"), py::arg("dim"),
+          py::arg("path") = "", "Size of a packed bank.");
     m.def("cosine_nn_normalise", &normalise, py::arg("vectors"), py::arg("rows"), py::arg("dim"),
           py::arg("unit"), py::arg("threads"), py::arg("path") = "",
           "Writes rows at length 1; returns whether all were finite.");

@@ -24,8 +24,8 @@ struct Header {
 };
 
 constexpr char kMagic[8] = {'r', 'o', 'b', 'u', 's', 't', 'n', 'n'};
-constexpr std::int32_t kVersion = 1;
-constexpr std::size_t kHeader = 128;  // a multiple of the cache line, so that panels are aligned
+constexpr std::int32_t kVersion = 2;
+constexpr std::int64_t kLine = 64, kHeader = 2 * kLine;
 static_assert(sizeof(Header) <= kHeader, "the header must fit");
 
 // Group maxima and copies of queries held at once; more queries than fit are done in turns.
@@ -45,6 +45,11 @@ std::int64_t panels_of_group(const CosineNnPath& path, std::int64_t rows) {
     return std::max(wanted, path.least_panels);
 }
 
+// A packed bank is a header, the path's frame, and panels that begin on a cache line.
+std::int64_t panels_offset(const CosineNnPath& path, std::int64_t padded) {
+    return kHeader + round_up(path.frame_floats(padded) * std::int64_t{sizeof(float)}, kLine);
+}
+
 const Header& header_of(const unsigned char* packed) {
     return *reinterpret_cast<const Header*>(packed);
 }
@@ -58,6 +63,7 @@ std::vector<const CosineNnPath*> cosine_nn_paths() {
                                                         {cpu.avx512vnni, kCosineNnAvx512Vnni},
                                                         {cpu.avx512, kCosineNnAvx512},
                                                         {cpu.avx2, kCosineNnAvx2},
+                                                        {cpu.avx2, kCosineNnAvx2Int16},
                                                         {true, kCosineNnPortable}};
     for (const auto& [runs, path] : all)
         if (runs && path != nullptr) paths.push_back(path);
@@ -76,9 +82,10 @@ const CosineNnPath& cosine_nn_path(const std::string& name) {
                                 name + "'");
 }
 
-std::size_t cosine_nn_packed_bytes(std::int64_t rows, std::int64_t dim) {
-    return kHeader + static_cast<std::size_t>(round_up(rows, kRowPad)) *
-                         static_cast<std::size_t>(round_up(dim, kDimPad)) * sizeof(std::uint16_t);
+std::size_t cosine_nn_packed_bytes(const CosineNnPath& path, std::int64_t rows, std::int64_t dim) {
+    const std::int64_t padded = round_up(dim, kDimPad);
+    return static_cast<std::size_t>(panels_offset(path, padded) +
+                                    round_up(rows, kRowPad) / kPanel * path.panel_bytes(padded));
 }
 
 bool cosine_nn_normalise(const CosineNnPath& path, const float* vectors, std::int64_t rows,
@@ -91,11 +98,47 @@ bool cosine_nn_normalise(const CosineNnPath& path, const float* vectors, std::in
     return finite;
 }
 
+namespace {
+
+// The mean row, then what the path asks of all rows; the same for any number of threads.
+void survey(const CosineNnPath& path, const float* unit, std::int64_t rows, std::int64_t dim,
+            std::int64_t padded, float* frame, int threads) {
+    const std::int64_t size = path.frame_floats(padded);
+    constexpr std::int64_t kColumns = 64, kRows = 512;
+#pragma omp parallel for schedule(static) num_threads(threads) \
+    if (static_cast<double>(rows) * static_cast<double>(dim) > kSerial)
+    for (std::int64_t column = 0; column < dim; column += kColumns) {
+        const std::int64_t width = std::min(kColumns, dim - column);
+        double sums[kColumns] = {};
+        for (std::int64_t row = 0; row < rows; ++row)
+            for (std::int64_t i = 0; i < width; ++i) sums[i] += unit[row * dim + column + i];
+        for (std::int64_t i = 0; i < width; ++i)
+            frame[column + i] = static_cast<float>(sums[i] / static_cast<double>(rows));
+    }
+#pragma omp parallel num_threads(threads) \
+    if (static_cast<double>(rows) * static_cast<double>(dim) > kSerial)
+    {
+        std::vector<float> own(frame, frame + size);
+        std::fill(own.begin() + padded, own.end(), 0.0f);
+#pragma omp for schedule(static)
+        for (std::int64_t row = 0; row < rows; row += kRows)
+            path.survey(unit + row * dim, std::min(kRows, rows - row), dim, padded, own.data());
+#pragma omp critical
+        for (std::int64_t i = padded; i < size; ++i)
+            frame[i] = std::max(frame[i], own[static_cast<std::size_t>(i)]);
+    }
+}
+
+}  // namespace
+
 void cosine_nn_pack(const CosineNnPath& path, const float* unit, std::int64_t rows,
                     std::int64_t dim, unsigned char* packed, int threads) {
     const std::int64_t padded = round_up(dim, kDimPad);
     const std::int64_t panels = round_up(rows, kRowPad) / kPanel;
-    auto* at = reinterpret_cast<std::uint16_t*>(packed + kHeader);
+    auto* frame = reinterpret_cast<float*>(packed + kHeader);
+    std::memset(packed, 0, static_cast<std::size_t>(panels_offset(path, padded)));
+    if (path.survey != nullptr) survey(path, unit, rows, dim, padded, frame, threads);
+    unsigned char* at = packed + panels_offset(path, padded);
     double error = 0;
 #pragma omp parallel for schedule(static) reduction(max : error) num_threads(threads) \
     if (static_cast<double>(rows) * static_cast<double>(dim) > kSerial)
@@ -103,8 +146,8 @@ void cosine_nn_pack(const CosineNnPath& path, const float* unit, std::int64_t ro
         // A panel past the end repeats the last row: zeros could be a group's maximum.
         const std::int64_t first = std::min(panel * kPanel, rows - 1);
         const std::int64_t count = std::min(kPanel, rows - first);
-        error = std::max(error, path.pack_panel(unit + first * dim, count, dim, padded,
-                                                at + panel * kPanel * padded));
+        error = std::max(error, path.pack_panel(unit + first * dim, count, dim, padded, frame,
+                                                at + panel * path.panel_bytes(padded)));
     }
     Header header{};
     std::memcpy(header.magic, kMagic, sizeof(kMagic));
@@ -113,13 +156,12 @@ void cosine_nn_pack(const CosineNnPath& path, const float* unit, std::int64_t ro
     header.rows = rows;
     header.dim = dim;
     header.error = error;
-    std::memset(packed, 0, kHeader);
     std::memcpy(packed, &header, sizeof(header));
 }
 
 bool cosine_nn_packed_for(const CosineNnPath& path, const unsigned char* packed, std::size_t bytes,
                           std::int64_t rows, std::int64_t dim) {
-    if (bytes != cosine_nn_packed_bytes(rows, dim)) return false;
+    if (bytes != cosine_nn_packed_bytes(path, rows, dim)) return false;
     const Header& header = header_of(packed);
     return std::memcmp(header.magic, kMagic, sizeof(kMagic)) == 0 && header.version == kVersion &&
            header.layout == static_cast<std::int32_t>(path.layout) && header.rows == rows &&
@@ -138,19 +180,22 @@ void search(const CosineNnPath& path, const float* queries, std::int64_t count, 
     const std::int64_t groups = round_up(rows, group_panels * kPanel) / (group_panels * kPanel);
     const std::int64_t panels =
         std::min(round_up(rows, kRowPad) / kPanel, groups * group_panels);
-    const Bank bank{unit, rows, dim, groups, group_panels * kPanel};
     const double bank_error = header_of(packed).error;
-    const auto* panels_at = reinterpret_cast<const std::uint16_t*>(packed + kHeader);
+    const auto* frame = reinterpret_cast<const float*>(packed + kHeader);
+    const unsigned char* panels_at = packed + panels_offset(path, padded);
+    const std::int64_t panel_bytes = path.panel_bytes(padded);
+    const std::int64_t query_bytes = path.query_bytes(padded);
+    const Bank bank{unit,      rows,   dim,        groups, group_panels * kPanel,
+                    panels_at, padded, panel_bytes};
 
     const std::int64_t block = path.query_block;
     const std::int64_t stride = round_up(groups, 16);
     const std::int64_t held = stride * std::int64_t{sizeof(std::int32_t)} +
-                              dim * std::int64_t{sizeof(float)} +
-                              padded * std::int64_t{sizeof(std::uint16_t)};  // for a query
+                              dim * std::int64_t{sizeof(float)} + query_bytes;  // for a query
     const std::int64_t turn = std::min(round_up(count, block),
                                        std::max(block, kTurnBytes / held / block * block));
     const auto units = buffer<float>(turn * dim);
-    const auto blocks = buffer<std::uint16_t>(turn * padded);
+    const auto blocks = buffer<unsigned char>(turn * query_bytes);
     const auto errors = buffer<float>(turn);
     const auto finite = buffer<bool>(turn);
     const auto maxima = buffer<std::int32_t>(turn * stride);
@@ -161,7 +206,7 @@ void search(const CosineNnPath& path, const float* queries, std::int64_t count, 
     // Tasks: a stretch of the bank that stays in cache, and as many queries as leave every thread
     // several tasks.
     const std::int64_t tile_groups = std::max<std::int64_t>(
-        1, kTileBytes / (group_panels * kPanel * padded * std::int64_t{sizeof(std::uint16_t)}));
+        1, kTileBytes / (group_panels * panel_bytes));
     const std::int64_t tiles = (groups + tile_groups - 1) / tile_groups;
 
     for (std::int64_t start = 0; start < count; start += turn) {
@@ -174,8 +219,8 @@ void search(const CosineNnPath& path, const float* queries, std::int64_t count, 
             const std::int64_t first = b * block, size = std::min(block, now - first);
             for (std::int64_t i = first; i < first + size; ++i)
                 finite[i] = path.normalise(queries + (start + i) * dim, dim, &units[i * dim]);
-            path.pack_queries(&units[first * dim], size, dim, padded, &blocks[first * padded],
-                              &errors[first]);
+            path.pack_queries(&units[first * dim], size, dim, padded, frame, bank_error,
+                              &blocks[first * query_bytes], &errors[first]);
         };
         const auto compare = [&](std::int64_t task) {
             const std::int64_t first = task / strips * tile_groups;
@@ -185,22 +230,21 @@ void search(const CosineNnPath& path, const float* queries, std::int64_t count, 
             const std::int64_t strip_at = task % strips * strip;
             const std::int64_t strip_end = std::min(strip_at + strip, blocks_now);
             for (std::int64_t b = strip_at; b < strip_end; ++b)
-                path.coarse(&blocks[b * block * padded], std::min(block, now - b * block),
-                            panels_at + first_panel * kPanel * padded, end_panel - first_panel,
+                path.coarse(&blocks[b * block * query_bytes], std::min(block, now - b * block),
+                            panels_at + first_panel * panel_bytes, end_panel - first_panel,
                             group_panels, padded, &maxima[b * block * stride + first], stride);
         };
         const auto refine = [&](Refiner& refiner, std::int64_t together) {
             const std::int64_t first = together * kTogether;
             const std::int64_t size = std::min(kTogether, now - first);
             double bounds[kTogether];
-            for (std::int64_t i = 0; i < size; ++i) {
-                const double lost = errors[first + i];
-                // 2e-6: of float32 products and of lengths that are 1 only nearly.
-                bounds[i] = lost + (1 + lost) * bank_error + path.accumulation(padded) + 2e-6;
-            }
+            // 2e-6: of float32 products and of lengths that are 1 only nearly.
+            for (std::int64_t i = 0; i < size; ++i)
+                bounds[i] = errors[first + i] + path.accumulation(padded) + 2e-6;
             float* distance = distances + (start + first) * k;
             std::int64_t* index = indices + (start + first) * k;
-            refiner.run(&units[first * dim], bounds, size, &maxima[first * stride], stride, index);
+            refiner.run(&units[first * dim], {blocks.get(), block, query_bytes, now}, first, bounds,
+                        size, &maxima[first * stride], stride, index);
             for (std::int64_t i = 0; i < size; ++i)
                 for (std::int64_t j = 0; j < k; ++j)
                     distance[i * k + j] = finite[first + i]

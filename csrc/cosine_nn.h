@@ -1,7 +1,7 @@
 // Exact cosine nearest neighbours in two passes. No torch in here.
 //
-// The coarse pass multiplies two-byte copies of the vectors and keeps the maximum of every group of
-// bank rows, never a score. The error of a coarse score is bounded by the length of what rounding
+// The coarse pass multiplies copies of the vectors in one or two bytes a number and keeps the maximum
+// of every group of bank rows, never a score. The error of a coarse score is bounded by the length of what rounding
 // took from its two vectors, so only groups within that bound of the best can hold a neighbour.
 // The refinement scores their rows in float32.
 #pragma once
@@ -21,8 +21,7 @@ std::vector<const CosineNnPath*> cosine_nn_paths();
 // The named path, or the fastest for an empty name. Throws std::invalid_argument.
 const CosineNnPath& cosine_nn_path(const std::string& name);
 
-// Size of a packed bank; the same for all paths.
-std::size_t cosine_nn_packed_bytes(std::int64_t rows, std::int64_t dim);
+std::size_t cosine_nn_packed_bytes(const CosineNnPath& path, std::int64_t rows, std::int64_t dim);
 
 // unit: [rows, dim], the rows at length 1, zeros for those of length 0 or not finite. Returns whether
 // all were finite.
@@ -30,7 +29,7 @@ bool cosine_nn_normalise(const CosineNnPath& path, const float* vectors, std::in
                          std::int64_t dim, float* unit, int threads);
 
 // unit:   [rows, dim], vectors of length 1 or 0, finite, contiguous.
-// packed: [cosine_nn_packed_bytes(rows, dim)]
+// packed: [cosine_nn_packed_bytes(path, rows, dim)]
 void cosine_nn_pack(const CosineNnPath& path, const float* unit, std::int64_t rows,
                     std::int64_t dim, unsigned char* packed, int threads);
 

@@ -52,8 +52,12 @@ ROBUSTAD_INLINE double round_step(const float* row, std::int64_t size, std::uint
 // in an order of its own, every addition rounded once: at most one rounding for each product.
 double amx_accumulation(std::int64_t dim) { return static_cast<double>(dim) * 1.2e-7; }
 
+std::int64_t amx_panel_bytes(std::int64_t padded) { return padded * kPanel * 2; }
+std::int64_t amx_query_bytes(std::int64_t padded) { return padded * 2; }
+
 double amx_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim, std::int64_t padded,
-                      std::uint16_t* panel) {
+                      const float*, unsigned char* bytes) {
+    auto* panel = reinterpret_cast<std::uint16_t*>(bytes);
     double worst = 0;
     for (std::int64_t lane = 0; lane < kPanel; ++lane) {
         const float* row = unit + (lane < rows ? lane : rows - 1) * dim;
@@ -68,7 +72,8 @@ double amx_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim, st
 // Two halves of 16 queries: [2][padded / 32][16 pairs][16 queries][2], the tile unit's own order
 // for a right factor. Queries that are not there are zeros; the block has room for all 32.
 void amx_pack_queries(const float* unit, std::int64_t count, std::int64_t dim, std::int64_t padded,
-                      std::uint16_t* block, float* errors) {
+                      const float*, double bank_error, unsigned char* bytes, float* errors) {
+    auto* block = reinterpret_cast<std::uint16_t*>(bytes);
     std::uint16_t rounded[kDimPad];
     for (std::int64_t query = 0; query < kAtOnce; ++query) {
         std::uint16_t* half = block + (query / 16) * 16 * padded + query % 16 * 2;
@@ -78,7 +83,7 @@ void amx_pack_queries(const float* unit, std::int64_t count, std::int64_t dim, s
             for (std::int64_t pair = 0; pair < kDimPad / 2; ++pair)
                 std::memcpy(half + (i / 2 + pair) * 32, rounded + 2 * pair, 4);
         }
-        if (query < count) errors[query] = static_cast<float>(square_root(lost) * 1.000001);
+        if (query < count) errors[query] = unit_bound(square_root(lost) * 1.000001, bank_error);
     }
 }
 
@@ -197,9 +202,10 @@ ROBUSTAD_INLINE void flush(const std::int32_t (&held)[kFlush][kAtOnce], std::int
     }
 }
 
-void amx_coarse(const std::uint16_t* block, std::int64_t count, const std::uint16_t* panels_at,
+void amx_coarse(const unsigned char* block_at, std::int64_t count, const unsigned char* panels_at,
                 std::int64_t panels, std::int64_t group_panels, std::int64_t padded,
                 std::int32_t* maxima, std::int64_t stride) {
+    const auto* block = reinterpret_cast<const std::uint16_t*>(block_at);
     const std::int64_t steps = padded / 32, panel_size = padded * kPanel;
     alignas(64) float out[4 * 256];
     alignas(64) std::int32_t held[kFlush][kAtOnce];
@@ -208,7 +214,7 @@ void amx_coarse(const std::uint16_t* block, std::int64_t count, const std::uint1
         const std::int64_t end = first + group_panels < panels ? first + group_panels : panels;
         Float16 low = -2.0f - Float16{}, high = low;
         for (std::int64_t panel = first; panel < end; panel += 2) {
-            const std::uint16_t* a = panels_at + panel * panel_size;
+            const auto* a = reinterpret_cast<const std::uint16_t*>(panels_at) + panel * panel_size;
             products(a, a + panel_size, block, block + panel_size, steps, out);
             for (int row = 0; row < 32; ++row) {
                 const float* at = out + (row / 16) * 512 + (row % 16) * 16;
@@ -234,12 +240,17 @@ constexpr CosineNnPath kPath = {"amx",
                                 kAtOnce,
                                 2,
                                 amx_accumulation,
+                                amx_panel_bytes,
+                                amx_query_bytes,
                                 normalise,
+                                no_frame,
+                                nullptr,
                                 amx_pack_panel,
                                 amx_pack_queries,
                                 amx_enter,
                                 amx_leave,
                                 amx_coarse,
+                                nullptr,
                                 dots,
                                 largest,
                                 at_least};

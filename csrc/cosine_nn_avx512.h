@@ -14,8 +14,8 @@ struct Avx512Base {
     static constexpr int lanes = 16, vectors = 1, panels = 2, queries = 12;
     static ROBUSTAD_INLINE Vector zero() { return _mm512_setzero_si512(); }
     static ROBUSTAD_INLINE Vector lowest() { return _mm512_set1_epi32(INT32_MIN); }
-    static ROBUSTAD_INLINE Vector load(const std::uint16_t* at) { return _mm512_loadu_si512(at); }
-    static ROBUSTAD_INLINE Vector broadcast(const std::uint16_t* pair) {
+    static ROBUSTAD_INLINE Vector load(const unsigned char* at) { return _mm512_loadu_si512(at); }
+    static ROBUSTAD_INLINE Vector broadcast(const unsigned char* pair) {
         std::int32_t both;
         std::memcpy(&both, pair, sizeof(both));
         return _mm512_set1_epi32(both);

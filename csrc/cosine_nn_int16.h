@@ -12,6 +12,9 @@
 namespace robustad {
 namespace {
 
+std::int64_t int16_panel_bytes(std::int64_t padded) { return padded * kPanel * 2; }
+std::int64_t int16_query_bytes(std::int64_t padded) { return padded * 2; }
+
 constexpr float kInt16One = 32767.0f;
 
 // The bound is taken a little longer than it is, by what float32 may have rounded away.
@@ -47,7 +50,7 @@ ROBUSTAD_INLINE double round_stretch(const float* row, std::int64_t size, std::i
 }
 
 double int16_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim,
-                        std::int64_t padded, std::uint16_t* panel) {
+                        std::int64_t padded, const float*, unsigned char* panel) {
     alignas(64) std::int16_t rounded[kPanel][kStretch];
     double lost[kPanel] = {};
     for (std::int64_t at = 0; at < padded; at += kStretch) {
@@ -58,7 +61,7 @@ double int16_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim,
                                         width, rounded[lane]);
         for (std::int64_t i = 0; i < width; i += 2)
             for (std::int64_t lane = 0; lane < kPanel; ++lane)
-                std::memcpy(panel + ((at + i) * kPanel) + lane * 2, &rounded[lane][i], 4);
+                std::memcpy(panel + ((at + i) * kPanel + lane * 2) * 2, &rounded[lane][i], 4);
     }
     double worst = 0;
     for (const double squares : lost) worst = squares > worst ? squares : worst;
@@ -67,7 +70,8 @@ double int16_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim,
 
 // [padded / 2][count][2]: the pair that one step multiplies lies side by side for all queries.
 void int16_pack_queries(const float* unit, std::int64_t count, std::int64_t dim,
-                        std::int64_t padded, std::uint16_t* block, float* errors) {
+                        std::int64_t padded, const float*, double bank_error,
+                        unsigned char* block, float* errors) {
     alignas(64) std::int16_t rounded[kStretch];
     for (std::int64_t query = 0; query < count; ++query) {
         double lost = 0;
@@ -76,16 +80,16 @@ void int16_pack_queries(const float* unit, std::int64_t count, std::int64_t dim,
             const std::int64_t size = dim - at < width ? dim - at : width;
             lost += round_stretch(unit + query * dim + at, size, width, rounded);
             for (std::int64_t i = 0; i < width; i += 2)
-                std::memcpy(block + ((at + i) / 2 * count + query) * 2, rounded + i, 4);
+                std::memcpy(block + ((at + i) / 2 * count + query) * 4, rounded + i, 4);
         }
-        errors[query] = static_cast<float>(lost_length(lost) * 1.0000002);
+        errors[query] = unit_bound(lost_length(lost), bank_error);
     }
 }
 
 // `Queries` queries against `Isa::panels` panels: all sums stay in registers from the first
 // dimension to the last. best: [Queries], joined with what it held.
 template <typename Isa, int Queries>
-ROBUSTAD_INLINE void int16_tile(const std::uint16_t* block, const std::uint16_t* panels,
+ROBUSTAD_INLINE void int16_tile(const unsigned char* block, const unsigned char* panels,
                                 std::int64_t pairs, typename Isa::Vector* best) {
     using Vector = typename Isa::Vector;
     constexpr int kVectors = Isa::vectors;  // of one panel
@@ -95,16 +99,16 @@ ROBUSTAD_INLINE void int16_tile(const std::uint16_t* block, const std::uint16_t*
     for (int query = 0; query < Queries; ++query)
 #pragma GCC unroll 16
         for (int column = 0; column < kColumns; ++column) sums[query][column] = Isa::zero();
-    const std::int64_t panel_size = pairs * 2 * kPanel;
+    const std::int64_t panel_size = pairs * 4 * kPanel;
     for (std::int64_t pair = 0; pair < pairs; ++pair) {
         Vector rows[kColumns];
 #pragma GCC unroll 16
         for (int column = 0; column < kColumns; ++column)
-            rows[column] = Isa::load(panels + (column / kVectors) * panel_size + pair * 2 * kPanel +
-                                     (column % kVectors) * 2 * Isa::lanes);
+            rows[column] = Isa::load(panels + (column / kVectors) * panel_size + pair * 4 * kPanel +
+                                     (column % kVectors) * 4 * Isa::lanes);
 #pragma GCC unroll 16
         for (int query = 0; query < Queries; ++query) {
-            const Vector value = Isa::broadcast(block + (pair * Queries + query) * 2);
+            const Vector value = Isa::broadcast(block + (pair * Queries + query) * 4);
 #pragma GCC unroll 16
             for (int column = 0; column < kColumns; ++column)
                 Isa::add_products(sums[query][column], value, rows[column]);
@@ -118,10 +122,10 @@ ROBUSTAD_INLINE void int16_tile(const std::uint16_t* block, const std::uint16_t*
 }
 
 template <typename Isa, int Queries>
-void int16_coarse_block(const std::uint16_t* block, const std::uint16_t* panels_at,
+void int16_coarse_block(const unsigned char* block, const unsigned char* panels_at,
                         std::int64_t panels, std::int64_t group_panels, std::int64_t padded,
                         std::int32_t* maxima, std::int64_t stride) {
-    const std::int64_t pairs = padded / 2, panel_size = padded * kPanel;
+    const std::int64_t pairs = padded / 2, panel_size = int16_panel_bytes(padded);
     std::int64_t group = 0;
     for (std::int64_t first = 0; first < panels; first += group_panels, ++group) {
         const std::int64_t end = first + group_panels < panels ? first + group_panels : panels;
@@ -136,8 +140,8 @@ void int16_coarse_block(const std::uint16_t* block, const std::uint16_t* panels_
 
 // One instance for each number of queries up to a full block: a lone query costs one, not six.
 template <typename Isa, int Queries>
-ROBUSTAD_INLINE void int16_coarse_dispatch(const std::uint16_t* block, std::int64_t count,
-                                           const std::uint16_t* panels_at, std::int64_t panels,
+ROBUSTAD_INLINE void int16_coarse_dispatch(const unsigned char* block, std::int64_t count,
+                                           const unsigned char* panels_at, std::int64_t panels,
                                            std::int64_t group_panels, std::int64_t padded,
                                            std::int32_t* maxima, std::int64_t stride) {
     if constexpr (Queries > 0) {
@@ -151,14 +155,13 @@ ROBUSTAD_INLINE void int16_coarse_dispatch(const std::uint16_t* block, std::int6
 }
 
 template <typename Isa>
-void int16_coarse(const std::uint16_t* block, std::int64_t count, const std::uint16_t* panels_at,
+void int16_coarse(const unsigned char* block, std::int64_t count, const unsigned char* panels_at,
                   std::int64_t panels, std::int64_t group_panels, std::int64_t padded,
                   std::int32_t* maxima, std::int64_t stride) {
     int16_coarse_dispatch<Isa, Isa::queries>(block, count, panels_at, panels, group_panels, padded,
                                              maxima, stride);
 }
 
-void nothing() {}
 
 template <typename Isa>
 constexpr CosineNnPath int16_path(const char* name) {
@@ -168,12 +171,17 @@ constexpr CosineNnPath int16_path(const char* name) {
             Isa::queries,
             Isa::panels,
             no_accumulation_error,
+            int16_panel_bytes,
+            int16_query_bytes,
             normalise,
+            no_frame,
+            nullptr,
             int16_pack_panel,
             int16_pack_queries,
             nothing,
             nothing,
             int16_coarse<Isa>,
+            nullptr,
             dots,
             largest,
             at_least};

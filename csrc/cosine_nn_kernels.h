@@ -45,6 +45,15 @@ ROBUSTAD_INLINE double sum(const V& value) {
 
 ROBUSTAD_INLINE double square_root(double value) { return __builtin_sqrt(value); }
 
+// What paths that have nothing to do give.
+[[maybe_unused]] void nothing() {}
+[[maybe_unused]] std::int64_t no_frame(std::int64_t) { return 0; }
+
+// For two vectors of length 1 that lost so much: |q.b - q'.b'| <= e_q |b| + |q'| e_b.
+ROBUSTAD_INLINE float unit_bound(double lost, double bank_error) {
+    return static_cast<float>((lost + (1 + lost) * bank_error) * 1.0000002);
+}
+
 // In double: no float's square overflows or vanishes there.
 bool normalise(const float* row, std::int64_t dim, float* unit) {
     Doubles squares = {};

@@ -14,6 +14,8 @@ enum class CosineNnLayout : std::int32_t {
     kInt16 = 1,
     // [panels][dim / 32][16 rows][32], bfloat16
     kBfloat16 = 2,
+    // See cosine_nn_int8.h.
+    kInt8 = 3,
 };
 
 struct CosineNnPath {
@@ -23,24 +25,38 @@ struct CosineNnPath {
     std::int64_t query_block;    // queries that `coarse` takes at once
     std::int64_t least_panels;   // panels a group has at least
     double (*accumulation)(std::int64_t dim);  // bound of what summing adds to a coarse score's error
+    std::int64_t (*panel_bytes)(std::int64_t padded);
+    std::int64_t (*query_bytes)(std::int64_t padded);  // of one query in a block
 
     // A row at length 1 (or 0 if it is zero). Returns false, and zeros, if it is not finite.
     bool (*normalise)(const float* row, std::int64_t dim, float* unit);
+    // What a path has to know of a bank before it packs it, `frame`: the mean row (zeros up to
+    // `padded`), then largest values, zeros at first, which `survey` joins with those of `rows` rows.
+    // No floats and null for a path that needs none.
+    std::int64_t (*frame_floats)(std::int64_t padded);
+    void (*survey)(const float* unit, std::int64_t rows, std::int64_t dim, std::int64_t padded,
+                   float* frame);
     // `rows` rows (at most one panel; the last is repeated to fill it) to a panel. Returns the
     // length of what rounding took from the row that lost the most.
     double (*pack_panel)(const float* unit, std::int64_t rows, std::int64_t dim,
-                         std::int64_t padded, std::uint16_t* panel);
-    // `count` (at most query_block) queries to a block. errors: [count], lost length of each.
+                         std::int64_t padded, const float* frame, unsigned char* panel);
+    // `count` (at most query_block) queries to a block. bank_error: the longest that rounding took
+    // from a row. errors: [count], bounds of what both roundings do to a coarse score.
     void (*pack_queries)(const float* unit, std::int64_t count, std::int64_t dim,
-                         std::int64_t padded, std::uint16_t* block, float* errors);
+                         std::int64_t padded, const float* frame, double bank_error,
+                         unsigned char* block, float* errors);
     // Around the calls of `coarse` in one thread: AMX has a register state to set up.
     void (*enter)();
     void (*leave)();
     // Maxima of `groups` groups of `group_panels` panels each (the last may have fewer; `panels` in
     // all) for one block of queries. maxima: [count, stride].
-    void (*coarse)(const std::uint16_t* block, std::int64_t count, const std::uint16_t* panels_at,
+    void (*coarse)(const unsigned char* block, std::int64_t count, const unsigned char* panels_at,
                    std::int64_t panels, std::int64_t group_panels, std::int64_t padded,
                    std::int32_t* maxima, std::int64_t stride);
+    // Coarse scores of one panel's rows for query `query` of a block of `count`. scores: [kPanel].
+    // Null for a path whose groups are scored in float32 at once.
+    void (*panel_scores)(const unsigned char* block, std::int64_t count, std::int64_t query,
+                         const unsigned char* panel, std::int64_t padded, std::int32_t* scores);
     // Dot products of a query with `rows` consecutive rows, each within 5e-7.
     void (*dots)(const float* query, const float* unit, std::int64_t rows, std::int64_t dim,
                  float* products);
@@ -52,6 +68,7 @@ struct CosineNnPath {
 
 // Null where the compiler could not be given the path's flags.
 extern const CosineNnPath* const kCosineNnPortable;
+extern const CosineNnPath* const kCosineNnAvx2Int16;
 extern const CosineNnPath* const kCosineNnAvx2;
 extern const CosineNnPath* const kCosineNnAvx512;
 extern const CosineNnPath* const kCosineNnAvx512Vnni;

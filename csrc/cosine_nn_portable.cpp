@@ -15,10 +15,10 @@ struct Portable {
     static constexpr int lanes = 4, vectors = 4, panels = 1, queries = 2;
     static ROBUSTAD_INLINE Vector zero() { return _mm_setzero_si128(); }
     static ROBUSTAD_INLINE Vector lowest() { return _mm_set1_epi32(INT32_MIN); }
-    static ROBUSTAD_INLINE Vector load(const std::uint16_t* at) {
+    static ROBUSTAD_INLINE Vector load(const unsigned char* at) {
         return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
     }
-    static ROBUSTAD_INLINE Vector broadcast(const std::uint16_t* pair) {
+    static ROBUSTAD_INLINE Vector broadcast(const unsigned char* pair) {
         std::int32_t both;
         std::memcpy(&both, pair, sizeof(both));
         return _mm_set1_epi32(both);
@@ -44,10 +44,10 @@ struct Portable {
     static constexpr int lanes = 4, vectors = 4, panels = 1, queries = 2;
     static ROBUSTAD_INLINE Vector zero() { return Vector{}; }
     static ROBUSTAD_INLINE Vector lowest() { return INT32_MIN - Vector{}; }
-    static ROBUSTAD_INLINE Vector load(const std::uint16_t* at) {
+    static ROBUSTAD_INLINE Vector load(const unsigned char* at) {
         return robustad::load<Vector>(at);
     }
-    static ROBUSTAD_INLINE Vector broadcast(const std::uint16_t* pair) {
+    static ROBUSTAD_INLINE Vector broadcast(const unsigned char* pair) {
         std::int32_t both;
         std::memcpy(&both, pair, sizeof(both));
         return both - Vector{};

@@ -69,6 +69,14 @@ std::int32_t kth_largest(const CosineNnPath& path, const std::int32_t* maxima, s
 struct Bank {
     const float* unit;
     std::int64_t rows, dim, groups, group_rows;
+    const unsigned char* panels;
+    std::int64_t padded, panel_bytes;
+};
+
+// Queries as the coarse pass takes them: blocks of `size`, the last of which may have fewer.
+struct Blocks {
+    const unsigned char* at;
+    std::int64_t size, query_bytes, count;
 };
 
 // Queries refined together: what several of them must look at is read once.
@@ -81,10 +89,12 @@ class Refiner {
         : path_(path), bank_(bank), k_(k), places_(buffer<std::int32_t>(bank.groups)),
           products_(buffer<float>(bank.group_rows)), kept_(buffer<float>(kTogether * k)) {}
 
-    // queries: [count, dim], unit; errors: bounds of their coarse scores; maxima: [count, stride].
-    // indices: [count, k]. products(i): the k best of query i, falling.
-    void run(const float* queries, const double* errors, std::int64_t count,
-             const std::int32_t* maxima, std::int64_t stride, std::int64_t* indices) {
+    // queries: [count, dim], unit, the first of them query `start` of `blocks`; errors: bounds of
+    // their coarse scores; maxima: [count, stride]. indices: [count, k]. products(i): the k best of
+    // query i, falling.
+    void run(const float* queries, const Blocks& blocks, std::int64_t start, const double* errors,
+             std::int64_t count, const std::int32_t* maxima, std::int64_t stride,
+             std::int64_t* indices) {
         Best best[kTogether];
         double margins[kTogether];
         pairs_.clear();
@@ -101,7 +111,7 @@ class Refiner {
             std::int64_t first = 0;
             for (std::int64_t j = 1; j < found; ++j)
                 if (own[places_[j]] > own[places_[first]]) first = j;
-            score(queries + i * bank_.dim, places_[first], best[i]);
+            score(queries + i * bank_.dim, blocks, start + i, places_[first], margins[i], best[i]);
             for (std::int64_t j = 0; j < found; ++j)
                 if (j != first && open(own[places_[j]], margins[i], best[i]))
                     pairs_.emplace_back(places_[j], static_cast<std::int32_t>(i));
@@ -109,7 +119,7 @@ class Refiner {
         std::sort(pairs_.begin(), pairs_.end());
         for (const auto& [group, i] : pairs_)
             if (open(maxima[i * stride + group], margins[i], best[i]))
-                score(queries + i * bank_.dim, group, best[i]);
+                score(queries + i * bank_.dim, blocks, start + i, group, margins[i], best[i]);
     }
 
     const float* products(std::int64_t i) const { return &kept_[i * k_]; }
@@ -121,11 +131,37 @@ class Refiner {
                maximum + margin >= static_cast<double>(best.products[k_ - 1]) * path_.one;
     }
 
-    void score(const float* query, std::int32_t group, Best& best) {
+    void score(const float* query, const Blocks& blocks, std::int64_t at, std::int32_t group,
+               double margin, Best& best) {
         const std::int64_t row = group * bank_.group_rows;
         const std::int64_t rows = std::min(bank_.group_rows, bank_.rows - row);
+        if (path_.panel_scores != nullptr) {
+            for (std::int64_t first = 0; first < rows; first += kPanel)
+                score_panel(query, blocks, at, row + first, std::min(kPanel, rows - first), margin,
+                            best);
+            return;
+        }
         path_.dots(query, bank_.unit + row * bank_.dim, rows, bank_.dim, products_.get());
         for (std::int64_t j = 0; j < rows; ++j) best.offer(products_[j], row + j);
+    }
+
+    // Of a coarse pass with few bits: its scores once more, to leave out most rows, the best first.
+    void score_panel(const float* query, const Blocks& blocks, std::int64_t at, std::int64_t row,
+                     std::int64_t rows, double margin, Best& best) {
+        std::int32_t scores[kPanel];
+        const std::int64_t first = at / blocks.size * blocks.size;
+        path_.panel_scores(blocks.at + first * blocks.query_bytes,
+                           std::min(blocks.size, blocks.count - first), at - first,
+                           bank_.panels + row / kPanel * bank_.panel_bytes, bank_.padded, scores);
+        const auto offer = [&](std::int64_t j) {
+            float product;
+            path_.dots(query, bank_.unit + (row + j) * bank_.dim, 1, bank_.dim, &product);
+            best.offer(product, row + j);
+        };
+        const std::int64_t top = std::max_element(scores, scores + rows) - scores;
+        if (open(scores[top], margin, best)) offer(top);
+        for (std::int64_t j = 0; j < rows; ++j)
+            if (j != top && open(scores[j], margin, best)) offer(j);
     }
 
     const CosineNnPath& path_;

@@ -77,7 +77,7 @@ class Packed {
         const auto* unit = static_cast<const float*>(bank.data);
         check_lengths(unit, rows, dim);
         path = &path_for(unit, rows, dim);
-        const std::size_t bytes = cosine_nn_packed_bytes(rows, dim);
+        const std::size_t bytes = cosine_nn_packed_bytes(*path, rows, dim);
         // Panels are read in whole cache lines.
         data_.reset(static_cast<unsigned char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
         if (!data_) throw std::bad_alloc();

@@ -42,6 +42,40 @@ std::vector<float> random_rows(std::int64_t rows, std::int64_t dim, unsigned see
     return out;
 }
 
+// Rows that the 8-bit path finds hard: turned, all their length lies in one half of one chunk, where
+// the products of any two of them add up to more than 16 bits hold, unless the query is scaled.
+std::vector<float> crowded_rows(std::int64_t rows, std::int64_t dim, unsigned seed) {
+    std::mt19937 random(seed);
+    std::vector<float> out;
+    const std::int64_t span = dim / 32;
+    for (std::int64_t row = 0; row < rows; ++row) {
+        std::vector<float> turned(static_cast<std::size_t>(dim));
+        for (std::int64_t i = 0; i < dim; ++i) {
+            const float sign = (i % 5 == 0) == (row % 2 == 0) ? -1.0f : 1.0f;
+            const float some = static_cast<float>(random() % 1000) * 1e-5f;
+            turned[static_cast<std::size_t>(i)] = i < 64 && i % 4 < 2 ? sign + some : some;
+        }
+        for (std::int64_t i = 0; i < dim; ++i) {
+            float sum = 0;
+            for (std::int64_t j = 0; j < 32; ++j)
+                sum += (__builtin_popcountll(static_cast<unsigned long long>(j & (i / span))) % 2 ? -1.0f : 1.0f) *
+                       turned[static_cast<std::size_t>(j * span + i % span)];
+            out.push_back(sum);
+        }
+    }
+    return out;
+}
+
+// Non-negative, sparse, a few numbers far larger than the others: features after a ReLU.
+std::vector<float> sparse_rows(std::int64_t rows, std::int64_t dim, unsigned seed) {
+    auto out = random_rows(rows, dim, seed, 1.0f);
+    for (std::size_t i = 0; i < out.size(); ++i)
+        out[i] = out[i] < 0.5f ? 0.0f : i % 17 == 0 ? out[i] * 50 : out[i];
+    return out;
+}
+
+enum class Kind { kRandom, kCrowded, kSparse };
+
 double length(const float* row, std::int64_t dim) {
     double squares = 0;
     for (std::int64_t i = 0; i < dim; ++i) squares += static_cast<double>(row[i]) * row[i];
@@ -49,9 +83,14 @@ double length(const float* row, std::int64_t dim) {
 }
 
 void run(const CosineNnPath& path, std::int64_t count, std::int64_t rows, std::int64_t dim,
-         std::int64_t k, float spread, int threads, bool special) {
-    auto queries = random_rows(count, dim, 1, spread);
-    auto unit = random_rows(rows, dim, spread < 1 ? 1 : 2, spread);
+         std::int64_t k, float spread, int threads, bool special, Kind kind = Kind::kRandom) {
+    const auto made = [&](std::int64_t size, unsigned seed) {
+        return kind == Kind::kRandom    ? random_rows(size, dim, seed, spread)
+               : kind == Kind::kCrowded ? crowded_rows(size, dim, seed)
+                                        : sparse_rows(size, dim, seed);
+    };
+    auto queries = made(count, 1);
+    auto unit = made(rows, spread < 1 ? 1 : 2);
     const auto d = static_cast<std::size_t>(dim);
     if (special) {
         std::fill_n(queries.begin(), d, 0.0f);
@@ -66,7 +105,7 @@ void run(const CosineNnPath& path, std::int64_t count, std::int64_t rows, std::i
         for (std::size_t i = 0; i < d && long_ > 0; ++i)
             unit[static_cast<std::size_t>(row) * d + i] /= static_cast<float>(long_);
     }
-    std::vector<unsigned char> packed(robustad::cosine_nn_packed_bytes(rows, dim));
+    std::vector<unsigned char> packed(robustad::cosine_nn_packed_bytes(path, rows, dim));
     const auto fits = [&] {
         return robustad::cosine_nn_packed_for(path, packed.data(), packed.size(), rows, dim);
     };
@@ -125,6 +164,10 @@ int main() {
             for (const std::int64_t rows : {33, 300, 1100})
                 for (const float spread : {1.0f, 1e-3f, 0.0f})
                     run(*path, 50, rows, 48, k, spread, 2, true);
+        for (const std::int64_t dim : {64, 96, 160, 384})
+            for (const Kind kind : {Kind::kRandom, Kind::kCrowded, Kind::kSparse})
+                for (const std::int64_t k : {1, 9})
+                    run(*path, 21, 130, dim, k, 1.0f, 1, kind != Kind::kCrowded, kind);
         run(*path, 70, 8300, 20, 3, 1.0f, 2, true);   // groups of two panels
         run(*path, 3, 66000, 4, 5, 1.0f, 1, false);   // and of four
         std::printf("%s: %d checks\n", path->name, checks);

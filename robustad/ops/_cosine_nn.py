@@ -57,7 +57,7 @@ def _pack_cpu(unit: Tensor) -> tuple[Tensor, Tensor]:
 
 def _packed(unit: Tensor, path: str) -> Tensor:
     rows, dim = unit.shape
-    coarse = unit.new_empty(_C.cosine_nn_packed_bytes(rows, dim), dtype=torch.uint8)
+    coarse = unit.new_empty(_C.cosine_nn_packed_bytes(rows, dim, path), dtype=torch.uint8)
     threads = torch.get_num_threads()
     _C.cosine_nn_pack(unit.data_ptr(), rows, dim, coarse.data_ptr(), threads, path)
     return coarse
@@ -76,7 +76,10 @@ def _pack_fake(unit: Tensor) -> tuple[Tensor, Tensor]:
 
         coarse, side = packed_shapes(rows, dim)
         return unit.new_empty(coarse, dtype=torch.float16), unit.new_empty(side)
-    size = 128 + 2 * ((rows + 31) // 32 * 32) * ((dim + 31) // 32 * 32)
+    # Rows are packed 32 at a time. All paths that `choose_path` chooses among need the same.
+    path = _path() or _C.cosine_nn_paths()[0]
+    least, more = (_C.cosine_nn_packed_bytes(count, int(dim), path) for count in (32, 64))
+    size = least + (rows - 1) // 32 * (more - least)
     return unit.new_empty(size, dtype=torch.uint8), unit.new_empty(0)
 
 

@@ -1,4 +1,4 @@
-// The path for AVX2 with FMA. Compiled with those flags, called only where both are present.
+// 16-bit integers with AVX2. Compiled with those flags, called only where both are present.
 #include "cosine_nn_path.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
@@ -14,10 +14,10 @@ struct Avx2 {
     static constexpr int lanes = 8, vectors = 2, panels = 1, queries = 6;
     static ROBUSTAD_INLINE Vector zero() { return _mm256_setzero_si256(); }
     static ROBUSTAD_INLINE Vector lowest() { return _mm256_set1_epi32(INT32_MIN); }
-    static ROBUSTAD_INLINE Vector load(const std::uint16_t* at) {
+    static ROBUSTAD_INLINE Vector load(const unsigned char* at) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
     }
-    static ROBUSTAD_INLINE Vector broadcast(const std::uint16_t* pair) {
+    static ROBUSTAD_INLINE Vector broadcast(const unsigned char* pair) {
         std::int32_t both;
         std::memcpy(&both, pair, sizeof(both));
         return _mm256_set1_epi32(both);
@@ -34,18 +34,18 @@ struct Avx2 {
     }
 };
 
-constexpr CosineNnPath kPath = int16_path<Avx2>("avx2");
+constexpr CosineNnPath kPath = int16_path<Avx2>("avx2_int16");
 
 }  // namespace
 
-const CosineNnPath* const kCosineNnAvx2 = &kPath;
+const CosineNnPath* const kCosineNnAvx2Int16 = &kPath;
 
 }  // namespace robustad
 
 #else
 
 namespace robustad {
-const CosineNnPath* const kCosineNnAvx2 = nullptr;
+const CosineNnPath* const kCosineNnAvx2Int16 = nullptr;
 }  // namespace robustad
 
 #endif
