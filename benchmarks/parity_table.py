@@ -5,8 +5,9 @@
 
 DETECTOR is a detector file, or one that is fitted here to 16 normal images of the folder: `knn`,
 AnomalyDINO on CNN features (`--weights`), or `masked`, AnomalyDINO with its foreground mask on a
-DINOv2 ViT-S/14 whose weights are random if `--weights` names none. Files that take any size are run
-at every size, as a square and 1.25 times as wide. `target` is what `robustad export --target` keeps
+DINOv2 ViT-S/14 whose weights are random, with layer scales of .1, if `--weights` names none. Files
+that take any size are run at every size, as a square and 1.25 times as wide; beside them torch with
+robustad's search and with a product and a maximum. `target` is what `robustad export --target` keeps
 for the engine at a score error of 1e-3 on images that the comparison does not see: normal training
 images, and test images of both classes. Every file and engine is kept in RUN as soon as it is
 finished; the same command goes on there.
@@ -24,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -41,12 +43,17 @@ from robustad.evaluation.hashes import detector_hash
 from robustad.export import export_fastest
 from robustad.export.onnx import data_file
 from robustad.metrics import auroc
+from robustad.ops import PackedBank
 from robustad.runtime import OnnxDetector
 
+LAYER_SCALE = 0.1  # of blocks without trained weights
 REFERENCES, CHOOSING = 16, 8  # images in the bank; of each kind to choose a precision on
 BATCHES = (1, 2, 4, 8)
 TARGETS: dict[str, Any] = {"onnxruntime": "cpu", "openvino": "openvino"}
-PRECISIONS = ("float32", "bank bfloat16", "bank int8", "target", "target, bank int8")
+PRECISIONS = (
+    *("float32", "operator", "bank bfloat16", "bank int8"),
+    *("target", "target, operator", "target, bank int8"),
+)
 Array = npt.NDArray[Any]
 # Prints the most memory that a process held which loads a file and runs it twice.
 PROGRAM = """
@@ -71,6 +78,10 @@ def fitted(name: str, data: Dataset, weights: Path | None, size: int) -> Detecto
     elif name == "masked":
         torch.manual_seed(0)
         backbone = create("vit_small_patch14_dinov2.lvd142m", weights or "random")
+        if weights is None:  # timm's 1e-5 would leave every block out
+            for part, values in backbone.named_parameters():
+                if part.endswith("gamma"):
+                    values.data.fill_(LAYER_SCALE)
         detector = AnomalyDINO(backbone, image_size=size, mask=True)
     else:
         return load(name)
@@ -113,6 +124,19 @@ def in_torch(detector: Detector, x: Tensor) -> dict[str, Array]:
     return {"score": detector.aggregate(patches).numpy(), "anomaly_map": maps.numpy()}
 
 
+def plain_search(queries: Tensor, bank: PackedBank, k: int) -> tuple[Tensor, Tensor]:
+    """`cosine_nn` as one would write it in torch."""
+    similarity = F.normalize(queries) @ bank.unit.T
+    found = similarity.max(dim=1, keepdim=True) if k == 1 else similarity.topk(k)
+    return (1 - found.values).clamp(0, 2), found.indices
+
+
+def in_plain_torch(detector: Detector, x: Tensor) -> dict[str, Array]:
+    """The same without robustad's search."""
+    with mock.patch("robustad.detectors.anomaly_dino.cosine_nn", plain_search):
+        return in_torch(detector, x)
+
+
 def made(
     precision: str,
     engine: str,
@@ -123,8 +147,9 @@ def made(
 ) -> dict[str, Any]:
     """Export a detector in a precision; what `export_fastest` tried, if it was asked."""
     bank: Any = precision.rpartition("bank ")[2] if "bank" in precision else "float32"
+    operator = "operator" in precision
     if not precision.startswith("target"):
-        export_onnx(detector, path, bank=bank)
+        export_onnx(detector, path, bank=bank, custom_ops=operator)
         return {}
     report = export_fastest(
         detector,
@@ -132,6 +157,7 @@ def made(
         target=TARGETS[engine],
         images=[sample.image for sample in choosing],
         bank=bank,
+        custom_ops=operator,
         batch_size=4,
         threads=threads,
     )
@@ -168,11 +194,15 @@ def compared(
     parts = [model.run(part.numpy()) for part in x.split(batch)]
     found = {key: np.concatenate([part[key] for part in parts]) for key in wanted}
     first = x[:batch]
-    calls = (partial(in_torch, detector, first), partial(model.run, first.numpy()))
+    calls = (
+        partial(in_torch, detector, first),
+        partial(in_plain_torch, detector, first),
+        partial(model.run, first.numpy()),
+    )
     for call in calls:
         call()
     times = [[seconds(call) for call in calls] for _ in range(rounds)]
-    eager, ours = (statistics.median(column) for column in zip(*times, strict=True))
+    eager, plain, ours = (statistics.median(column) for column in zip(*times, strict=True))
     ranks = [float(auroc(values["score"], label)) for values in (wanted, found)]
     return {
         "batch": batch,
@@ -182,8 +212,10 @@ def compared(
         "auroc_difference": abs(ranks[1] - ranks[0]),
         "auroc": ranks[0],
         "seconds_torch": eager,
+        "seconds_plain_torch": plain,
         "seconds": ours,
-        "ratio": statistics.median(torch_s / own for torch_s, own in times),
+        "ratio": statistics.median(torch_s / own for torch_s, _, own in times),
+        "ratio_plain": statistics.median(plain_s / own for _, plain_s, own in times),
     }
 
 
@@ -257,8 +289,11 @@ def main() -> None:
     wanted_at: dict[Any, tuple[Tensor, dict[str, Array]]] = {}
     figures = []
     for precision, engine in itertools.product(given.precisions, given.engines):
-        if "bank" in precision and not isinstance(detector, AnomalyDINO):
+        searched = "bank" in precision or "operator" in precision
+        if searched and not isinstance(detector, AnomalyDINO):
             continue
+        if "operator" in precision and engine == "openvino":
+            continue  # it knows no operators but its own
         stem = f"{precision.replace(', ', '_').replace(' ', '_')}@{engine}"
         kept = given.out / f"{stem}.json"
         if not kept.is_file():

@@ -33,7 +33,7 @@ INTRODUCTION = (
     "`of the roof` is the share of what the machine can do that was reached: arithmetic against "
     "torch's own float32 matrix product, memory traffic against a copy of 128 MB, both measured "
     "beside the rest, whichever limits more. It can exceed 100%: the coarse pass of `cosine_nn` "
-    "multiplies 16-bit integers (or bfloat16) instead of float32, and a bank that fits a cache is "
+    "multiplies 8- or 16-bit integers (or bfloat16) instead of float32, and a bank that fits a cache is "
     "read faster than memory.\n\n"
     "`memory` is what a call takes beside its arguments, from the largest resident size of the "
     "process (of the attention degree: of a process of its own). Every benchmark asserts that its "

@@ -78,24 +78,39 @@ void turn(const float* row, std::int64_t dim, std::int64_t padded, const float* 
 // Squares of the lengths of a chunk's halves: of four numbers the first two are in one, the others
 // in the other.
 ROBUSTAD_INLINE void halves_of(const float* at, std::int64_t size, double* halves) {
-    float squares[kStep] = {};
-    for (std::int64_t i = 0; i < size; i += kStep)
-        for (int j = 0; j < kStep; ++j) squares[j] += at[i + j] * at[i + j];
-    halves[0] = (static_cast<double>(squares[0]) + squares[1]) * 1.00001;
-    halves[1] = (static_cast<double>(squares[2]) + squares[3]) * 1.00001;
+    Floats squares = {};
+    for (std::int64_t i = 0; i < size; i += kFloats) {
+        const Floats x = load<Floats>(at + i);
+        squares += x * x;
+    }
+    halves[0] = halves[1] = 0;
+    for (int i = 0; i < kFloats; ++i) halves[i / 2 % 2] += squares[i] * 1.00001;
 }
 
 ROBUSTAD_INLINE std::int64_t chunk_size(std::int64_t at, std::int64_t padded) {
     return padded - at < kChunk ? padded - at : kChunk;
 }
 
-ROBUSTAD_INLINE float largest_number(const float* at, std::int64_t size) {
-    float most = 0;
-    for (std::int64_t i = 0; i < size; ++i) {
-        const float x = at[i] < 0 ? -at[i] : at[i];
-        most = x > most ? x : most;
+ROBUSTAD_INLINE float largest_number(const float* at, std::int64_t padded) {
+    Floats most = {};
+    for (std::int64_t i = 0; i < padded; i += kFloats) {
+        const Floats x = load<Floats>(at + i), size = x < 0.0f ? -x : x;
+        most = size > most ? size : most;
     }
-    return most;
+    float found = 0;
+    for (int i = 0; i < kFloats; ++i) found = most[i] > found ? most[i] : found;
+    return found;
+}
+
+ROBUSTAD_INLINE double product(const float* a, const float* b, std::int64_t dim) {
+    Doubles sums = {};
+    std::int64_t i = 0;
+    for (; i + kDoubles <= dim; i += kDoubles)
+        sums += __builtin_convertvector(load<HalfFloats>(a + i), Doubles) *
+                __builtin_convertvector(load<HalfFloats>(b + i), Doubles);
+    double total = sum(sums);
+    for (; i < dim; ++i) total += static_cast<double>(a[i]) * b[i];
+    return total;
 }
 
 // A little more than the square root, as a float.
@@ -165,9 +180,7 @@ double int8_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim, s
         turn(row, dim, padded, frame, turned);
         const double lost = round_to(turned, padded, scale, kBankLevels, 0, rounded);
         worst = lost > worst ? lost : worst;
-        double common = 0;
-        for (std::int64_t i = 0; i < dim; ++i) common += static_cast<double>(frame[i]) * row[i];
-        const auto base = static_cast<float>(common * kInt8One);
+        const auto base = static_cast<float>(product(row, frame, dim) * kInt8One);
         std::memcpy(panel + lane * 4, &base, 4);
         unsigned char* to = panel + 64;
         for (std::int64_t at = 0; at < padded; at += kChunk) {
@@ -216,7 +229,7 @@ void int8_pack_queries(const float* unit, std::int64_t count, std::int64_t dim,
     Numbers turned(padded), space(padded / 4);
     auto* rounded = reinterpret_cast<unsigned char*>(static_cast<float*>(space));
     const float levels = bank_scale(frame, padded);
-    const double longest = frame[padded + 1];
+    const double longest = frame[padded + 1], of_mean = product(frame, frame, dim);
     for (std::int64_t query = 0; query < count; ++query) {
         const float* row = unit + query * dim;
         turn(row, dim, padded, frame, turned);
@@ -226,9 +239,7 @@ void int8_pack_queries(const float* unit, std::int64_t count, std::int64_t dim,
             square_root(round_to(turned, padded, scale, kQueryLevels, kShift, rounded));
         for (std::int64_t i = 0; i < padded; i += kStep)
             std::memcpy(block + i * count + query * kStep, rounded + i, kStep);
-        double common = 0;
-        for (std::int64_t i = 0; i < dim; ++i)
-            common += (static_cast<double>(row[i]) - frame[i]) * frame[i];
+        const double common = product(row, frame, dim) - of_mean;
         const float numbers[2] = {
             static_cast<float>(static_cast<double>(kInt8One) / scale / levels),
             static_cast<float>(common * kInt8One)};

@@ -114,12 +114,12 @@ def cosine_nn(
     Notes
     -----
     Exact: distances are within 2e-6 of those of a float64 search, and a chosen row is at most
-    1e-6 farther than the nearest. A coarse pass in two-byte numbers on the matrix units keeps the
-    maximum of every group of bank rows, never the score matrix; the groups that its error bound
-    cannot rule out are scored in float32. On the CPU the widest of AMX, AVX-512 (with VNNI),
-    AVX2 and portable code that the processor has is taken; the environment variable
-    `ROBUSTAD_COSINE_NN` (`amx`, `avx512vnni`, `avx512`, `avx2`, `portable`) forces one. On CUDA
-    the kernels are Triton's.
+    1e-6 farther than the nearest. A coarse pass in one- or two-byte numbers keeps the maximum of
+    every group of bank rows, never the score matrix; the groups that its error bound cannot rule
+    out are scored in float32. On the CPU the widest of AMX, AVX-512 (with VNNI), AVX2 and portable
+    code that the processor has is taken; the environment variable `ROBUSTAD_COSINE_NN` (`amx`,
+    `avx512vnni`, `avx512`, `avx2`, `avx2_int16`, `portable`) forces one. On CUDA the kernels are
+    Triton's.
 
     Under the transforms of `torch.func` and forward-mode differentiation the torch twin runs.
 
