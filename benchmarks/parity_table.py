@@ -8,9 +8,9 @@ AnomalyDINO on CNN features (`--weights`), or `masked`, AnomalyDINO with its for
 DINOv2 ViT-S/14 whose weights are random, with layer scales of .1, if `--weights` names none. Files
 that take any size are run at every size, as a square and 1.25 times as wide; beside them torch with
 robustad's search and with a product and a maximum. `target` is what `robustad export --target`
-keeps for the engine at a score error of 1e-3 on images that the comparison does not see: normal training
-images, and test images of both classes. Every file and engine is kept in RUN as soon as it is
-finished; the same command goes on there.
+keeps for the engine at a score error of 1e-3 on images that the comparison does not see: normal
+training images, and test images of both classes. Every file and engine is kept in RUN as soon as it
+is finished; the same command goes on there.
 """
 
 import argparse
