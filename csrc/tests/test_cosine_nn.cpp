@@ -169,6 +169,7 @@ int main() {
                 for (const std::int64_t k : {1, 9})
                     run(*path, 21, 130, dim, k, 1.0f, 1, kind != Kind::kCrowded, kind);
         run(*path, 70, 8300, 20, 3, 1.0f, 2, true);   // groups of two panels
+        run(*path, 7, 8300, 200, 3, 1.0f, 2, true);   // packed by several threads
         run(*path, 3, 66000, 4, 5, 1.0f, 1, false);   // and of four
         std::printf("%s: %d checks\n", path->name, checks);
     }

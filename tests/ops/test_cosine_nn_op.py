@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from robustad.errors import InputError
 from robustad.export.translations import translation_table
@@ -153,6 +154,17 @@ def test_a_bank_packed_for_another_path(made, used, monkeypatch):
     distances, indices = cosine_nn(queries, packed, 3)
     torch.testing.assert_close(distances, expected[0], rtol=0, atol=2e-6)
     assert torch.equal(indices, expected[1])
+
+
+@pytest.mark.parametrize("path", [*op._C.cosine_nn_paths()])
+@pytest.mark.parametrize("dim", [1, 37, 64, 100])
+def test_the_size_of_a_packed_bank_is_known_before_it_is_packed(path, dim, monkeypatch):
+    monkeypatch.setenv(op.PATH, path)
+    for rows in (1, 32, 33, 64, 200):
+        coarse, side = op.pack(F.normalize(vectors(rows, dim)))
+        with FakeTensorMode():
+            told = op.pack(torch.empty(rows, dim))
+        assert [part.shape for part in told] == [coarse.shape, side.shape]
 
 
 def test_a_bank_too_dense_for_bfloat16_is_packed_for_integers():
