@@ -20,11 +20,11 @@ struct Header {
     std::int32_t layout;
     std::int64_t rows;
     std::int64_t dim;
-    double error;  // the longest that rounding took from a row
+    double errors[2];  // the longest that rounding took from a row, and from a row's head
 };
 
 constexpr char kMagic[8] = {'r', 'o', 'b', 'u', 's', 't', 'n', 'n'};
-constexpr std::int32_t kVersion = 2;
+constexpr std::int32_t kVersion = 3;
 constexpr std::int64_t kLine = 64, kHeader = 2 * kLine;
 static_assert(sizeof(Header) <= kHeader, "the header must fit");
 
@@ -41,11 +41,12 @@ std::int64_t round_up(std::int64_t value, std::int64_t step) {
 
 // Small groups mean fewer rows to refine, large ones fewer maxima to write and read.
 std::int64_t panels_of_group(const CosineNnPath& path, std::int64_t rows) {
-    const std::int64_t wanted = rows <= 8192 ? 1 : rows <= 65536 ? 2 : 4;
+    const std::int64_t scored = path.panel_scores == nullptr ? 1 : 4;  // once more, for less
+    const std::int64_t wanted = rows <= 8192 * scored ? 1 : rows <= 65536 * scored ? 2 : 4;
     return std::max(wanted, path.least_panels);
 }
 
-// A packed bank is a header, the path's frame, and panels that begin on a cache line.
+// A packed bank is a header, the path's frame, panels that begin on a cache line, and their heads.
 std::int64_t panels_offset(const CosineNnPath& path, std::int64_t padded) {
     return kHeader + round_up(path.frame_floats(padded) * std::int64_t{sizeof(float)}, kLine);
 }
@@ -85,7 +86,8 @@ const CosineNnPath& cosine_nn_path(const std::string& name) {
 std::size_t cosine_nn_packed_bytes(const CosineNnPath& path, std::int64_t rows, std::int64_t dim) {
     const std::int64_t padded = round_up(dim, kDimPad);
     return static_cast<std::size_t>(panels_offset(path, padded) +
-                                    round_up(rows, kRowPad) / kPanel * path.panel_bytes(padded));
+                                    round_up(rows, kRowPad) / kPanel *
+                                        (path.panel_bytes(padded) + path.head_bytes(padded)));
 }
 
 bool cosine_nn_normalise(const CosineNnPath& path, const float* vectors, std::int64_t rows,
@@ -115,16 +117,17 @@ void survey(const CosineNnPath& path, const float* unit, std::int64_t rows, std:
         for (std::int64_t i = 0; i < width; ++i)
             frame[column + i] = static_cast<float>(sums[i] / static_cast<double>(rows));
     }
+    path.learn(unit, rows, dim, padded, frame);
+    const std::int64_t learnt = path.learnt_floats(padded);
 #pragma omp parallel num_threads(threads) \
     if (static_cast<double>(rows) * static_cast<double>(dim) > kSerial)
     {
         std::vector<float> own(frame, frame + size);
-        std::fill(own.begin() + padded, own.end(), 0.0f);
 #pragma omp for schedule(static)
         for (std::int64_t row = 0; row < rows; row += kRows)
             path.survey(unit + row * dim, std::min(kRows, rows - row), dim, padded, own.data());
 #pragma omp critical
-        for (std::int64_t i = padded; i < size; ++i)
+        for (std::int64_t i = learnt; i < size; ++i)
             frame[i] = std::max(frame[i], own[static_cast<std::size_t>(i)]);
     }
 }
@@ -139,15 +142,20 @@ void cosine_nn_pack(const CosineNnPath& path, const float* unit, std::int64_t ro
     std::memset(packed, 0, static_cast<std::size_t>(panels_offset(path, padded)));
     if (path.survey != nullptr) survey(path, unit, rows, dim, padded, frame, threads);
     unsigned char* at = packed + panels_offset(path, padded);
-    double error = 0;
-#pragma omp parallel for schedule(static) reduction(max : error) num_threads(threads) \
+    unsigned char* heads_at = at + panels * path.panel_bytes(padded);
+    double error = 0, head_error = 0;
+#pragma omp parallel for schedule(static) reduction(max : error, head_error) num_threads(threads) \
     if (static_cast<double>(rows) * static_cast<double>(dim) > kSerial)
     for (std::int64_t panel = 0; panel < panels; ++panel) {
         // A panel past the end repeats the last row: zeros could be a group's maximum.
         const std::int64_t first = std::min(panel * kPanel, rows - 1);
         const std::int64_t count = std::min(kPanel, rows - first);
-        error = std::max(error, path.pack_panel(unit + first * dim, count, dim, padded, frame,
-                                                at + panel * path.panel_bytes(padded)));
+        double errors[2] = {error, head_error};
+        path.pack_panel(unit + first * dim, count, dim, padded, frame,
+                        at + panel * path.panel_bytes(padded),
+                        heads_at + panel * path.head_bytes(padded), errors);
+        error = errors[0];
+        head_error = errors[1];
     }
     Header header{};
     std::memcpy(header.magic, kMagic, sizeof(kMagic));
@@ -155,7 +163,8 @@ void cosine_nn_pack(const CosineNnPath& path, const float* unit, std::int64_t ro
     header.layout = static_cast<std::int32_t>(path.layout);
     header.rows = rows;
     header.dim = dim;
-    header.error = error;
+    header.errors[0] = error;
+    header.errors[1] = head_error;
     std::memcpy(packed, &header, sizeof(header));
 }
 
@@ -180,11 +189,15 @@ void search(const CosineNnPath& path, const float* queries, std::int64_t count, 
     const std::int64_t groups = round_up(rows, group_panels * kPanel) / (group_panels * kPanel);
     const std::int64_t panels =
         std::min(round_up(rows, kRowPad) / kPanel, groups * group_panels);
-    const double bank_error = header_of(packed).error;
+    const double* bank_errors = header_of(packed).errors;
     const auto* frame = reinterpret_cast<const float*>(packed + kHeader);
     const unsigned char* panels_at = packed + panels_offset(path, padded);
     const std::int64_t panel_bytes = path.panel_bytes(padded);
     const std::int64_t query_bytes = path.query_bytes(padded);
+    const bool heads = path.by_heads(padded, frame);
+    const unsigned char* coarse_at =
+        heads ? panels_at + round_up(rows, kRowPad) / kPanel * panel_bytes : panels_at;
+    const std::int64_t coarse_bytes = heads ? path.head_bytes(padded) : panel_bytes;
     const Bank bank{unit,      rows,   dim,        groups, group_panels * kPanel,
                     panels_at, padded, panel_bytes};
 
@@ -196,7 +209,7 @@ void search(const CosineNnPath& path, const float* queries, std::int64_t count, 
                                        std::max(block, kTurnBytes / held / block * block));
     const auto units = buffer<float>(turn * dim);
     const auto blocks = buffer<unsigned char>(turn * query_bytes);
-    const auto errors = buffer<float>(turn);
+    const auto bounds = buffer<CosineNnBounds>(turn);
     const auto finite = buffer<bool>(turn);
     const auto maxima = buffer<std::int32_t>(turn * stride);
 
@@ -206,7 +219,7 @@ void search(const CosineNnPath& path, const float* queries, std::int64_t count, 
     // Tasks: a stretch of the bank that stays in cache, and as many queries as leave every thread
     // several tasks.
     const std::int64_t tile_groups = std::max<std::int64_t>(
-        1, kTileBytes / (group_panels * panel_bytes));
+        1, kTileBytes / (group_panels * coarse_bytes));
     const std::int64_t tiles = (groups + tile_groups - 1) / tile_groups;
 
     for (std::int64_t start = 0; start < count; start += turn) {
@@ -219,8 +232,8 @@ void search(const CosineNnPath& path, const float* queries, std::int64_t count, 
             const std::int64_t first = b * block, size = std::min(block, now - first);
             for (std::int64_t i = first; i < first + size; ++i)
                 finite[i] = path.normalise(queries + (start + i) * dim, dim, &units[i * dim]);
-            path.pack_queries(&units[first * dim], size, dim, padded, frame, bank_error,
-                              &blocks[first * query_bytes], &errors[first]);
+            path.pack_queries(&units[first * dim], size, dim, padded, frame, bank_errors,
+                              &blocks[first * query_bytes], &bounds[first]);
         };
         const auto compare = [&](std::int64_t task) {
             const std::int64_t first = task / strips * tile_groups;
@@ -231,19 +244,24 @@ void search(const CosineNnPath& path, const float* queries, std::int64_t count, 
             const std::int64_t strip_end = std::min(strip_at + strip, blocks_now);
             for (std::int64_t b = strip_at; b < strip_end; ++b)
                 path.coarse(&blocks[b * block * query_bytes], std::min(block, now - b * block),
-                            panels_at + first_panel * panel_bytes, end_panel - first_panel,
-                            group_panels, padded, &maxima[b * block * stride + first], stride);
+                            coarse_at + first_panel * coarse_bytes, end_panel - first_panel,
+                            group_panels, padded, frame, &maxima[b * block * stride + first],
+                            stride);
         };
         const auto refine = [&](Refiner& refiner, std::int64_t together) {
             const std::int64_t first = together * kTogether;
             const std::int64_t size = std::min(kTogether, now - first);
-            double bounds[kTogether];
+            CosineNnBounds wider[kTogether];
             // 2e-6: of float32 products and of lengths that are 1 only nearly.
-            for (std::int64_t i = 0; i < size; ++i)
-                bounds[i] = errors[first + i] + path.accumulation(padded) + 2e-6;
+            const auto more = static_cast<float>(path.accumulation(padded) + 2e-6);
+            for (std::int64_t i = 0; i < size; ++i) {
+                wider[i] = bounds[first + i];
+                wider[i].coarse += more;
+                wider[i].panel += more;
+            }
             float* distance = distances + (start + first) * k;
             std::int64_t* index = indices + (start + first) * k;
-            refiner.run(&units[first * dim], {blocks.get(), block, query_bytes, now}, first, bounds,
+            refiner.run(&units[first * dim], {blocks.get(), block, query_bytes, now}, first, wider,
                         size, &maxima[first * stride], stride, index);
             for (std::int64_t i = 0; i < size; ++i)
                 for (std::int64_t j = 0; j < k; ++j)

@@ -1,9 +1,10 @@
 // Exact cosine nearest neighbours in two passes. No torch in here.
 //
-// The coarse pass multiplies copies of the vectors in one or two bytes a number and keeps the maximum
-// of every group of bank rows, never a score. The error of a coarse score is bounded by the length of what rounding
-// took from its two vectors, so only groups within that bound of the best can hold a neighbour.
-// The refinement scores their rows in float32.
+// The coarse pass multiplies copies of the vectors in one or two bytes a number and keeps the
+// maximum of every group of bank rows, never a score. The error of a coarse score is bounded by the
+// length of what was taken from its two vectors, so only groups within that bound of the best can
+// hold a neighbour. The refinement scores their rows in float32, after 8-bit coarse scores those
+// alone that nearer scores leave open.
 #pragma once
 
 #include <cstddef>

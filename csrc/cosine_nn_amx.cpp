@@ -55,8 +55,8 @@ double amx_accumulation(std::int64_t dim) { return static_cast<double>(dim) * 1.
 std::int64_t amx_panel_bytes(std::int64_t padded) { return padded * kPanel * 2; }
 std::int64_t amx_query_bytes(std::int64_t padded) { return padded * 2; }
 
-double amx_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim, std::int64_t padded,
-                      const float*, unsigned char* bytes) {
+void amx_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim, std::int64_t padded,
+                    const float*, unsigned char* bytes, unsigned char*, double* errors) {
     auto* panel = reinterpret_cast<std::uint16_t*>(bytes);
     double worst = 0;
     for (std::int64_t lane = 0; lane < kPanel; ++lane) {
@@ -66,13 +66,15 @@ double amx_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim, st
             lost += round_step(row + i, dim - i, panel + i * kPanel + lane * kDimPad);
         worst = lost > worst ? lost : worst;
     }
-    return square_root(worst) * 1.000001;
+    const double error = square_root(worst) * 1.000001;
+    errors[0] = error > errors[0] ? error : errors[0];
 }
 
 // Two halves of 16 queries: [2][padded / 32][16 pairs][16 queries][2], the tile unit's own order
 // for a right factor. Queries that are not there are zeros; the block has room for all 32.
 void amx_pack_queries(const float* unit, std::int64_t count, std::int64_t dim, std::int64_t padded,
-                      const float*, double bank_error, unsigned char* bytes, float* errors) {
+                      const float*, const double* bank_errors, unsigned char* bytes,
+                      CosineNnBounds* bounds) {
     auto* block = reinterpret_cast<std::uint16_t*>(bytes);
     std::uint16_t rounded[kDimPad];
     for (std::int64_t query = 0; query < kAtOnce; ++query) {
@@ -83,7 +85,7 @@ void amx_pack_queries(const float* unit, std::int64_t count, std::int64_t dim, s
             for (std::int64_t pair = 0; pair < kDimPad / 2; ++pair)
                 std::memcpy(half + (i / 2 + pair) * 32, rounded + 2 * pair, 4);
         }
-        if (query < count) errors[query] = unit_bound(square_root(lost) * 1.000001, bank_error);
+        if (query < count) bounds[query] = unit_bound(square_root(lost) * 1.000001, bank_errors[0]);
     }
 }
 
@@ -203,7 +205,7 @@ ROBUSTAD_INLINE void flush(const std::int32_t (&held)[kFlush][kAtOnce], std::int
 }
 
 void amx_coarse(const unsigned char* block_at, std::int64_t count, const unsigned char* panels_at,
-                std::int64_t panels, std::int64_t group_panels, std::int64_t padded,
+                std::int64_t panels, std::int64_t group_panels, std::int64_t padded, const float*,
                 std::int32_t* maxima, std::int64_t stride) {
     const auto* block = reinterpret_cast<const std::uint16_t*>(block_at);
     const std::int64_t steps = padded / 32, panel_size = padded * kPanel;
@@ -242,9 +244,13 @@ constexpr CosineNnPath kPath = {"amx",
                                 amx_accumulation,
                                 amx_panel_bytes,
                                 amx_query_bytes,
+                                no_bytes,
+                                never,
                                 normalise,
-                                no_frame,
+                                no_bytes,
                                 nullptr,
+                                nullptr,
+                                no_bytes,
                                 amx_pack_panel,
                                 amx_pack_queries,
                                 amx_enter,

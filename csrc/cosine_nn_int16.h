@@ -49,8 +49,8 @@ ROBUSTAD_INLINE double round_stretch(const float* row, std::int64_t size, std::i
     return sum(lost);
 }
 
-double int16_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim,
-                        std::int64_t padded, const float*, unsigned char* panel) {
+void int16_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim, std::int64_t padded,
+                      const float*, unsigned char* panel, unsigned char*, double* errors) {
     alignas(64) std::int16_t rounded[kPanel][kStretch];
     double lost[kPanel] = {};
     for (std::int64_t at = 0; at < padded; at += kStretch) {
@@ -65,13 +65,14 @@ double int16_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim,
     }
     double worst = 0;
     for (const double squares : lost) worst = squares > worst ? squares : worst;
-    return lost_length(worst);
+    const double error = lost_length(worst);
+    errors[0] = error > errors[0] ? error : errors[0];
 }
 
 // [padded / 2][count][2]: the pair that one step multiplies lies side by side for all queries.
 void int16_pack_queries(const float* unit, std::int64_t count, std::int64_t dim,
-                        std::int64_t padded, const float*, double bank_error,
-                        unsigned char* block, float* errors) {
+                        std::int64_t padded, const float*, const double* bank_errors,
+                        unsigned char* block, CosineNnBounds* bounds) {
     alignas(64) std::int16_t rounded[kStretch];
     for (std::int64_t query = 0; query < count; ++query) {
         double lost = 0;
@@ -82,7 +83,7 @@ void int16_pack_queries(const float* unit, std::int64_t count, std::int64_t dim,
             for (std::int64_t i = 0; i < width; i += 2)
                 std::memcpy(block + ((at + i) / 2 * count + query) * 4, rounded + i, 4);
         }
-        errors[query] = unit_bound(lost_length(lost), bank_error);
+        bounds[query] = unit_bound(lost_length(lost), bank_errors[0]);
     }
 }
 
@@ -156,7 +157,7 @@ ROBUSTAD_INLINE void int16_coarse_dispatch(const unsigned char* block, std::int6
 
 template <typename Isa>
 void int16_coarse(const unsigned char* block, std::int64_t count, const unsigned char* panels_at,
-                  std::int64_t panels, std::int64_t group_panels, std::int64_t padded,
+                  std::int64_t panels, std::int64_t group_panels, std::int64_t padded, const float*,
                   std::int32_t* maxima, std::int64_t stride) {
     int16_coarse_dispatch<Isa, Isa::queries>(block, count, panels_at, panels, group_panels, padded,
                                              maxima, stride);
@@ -173,9 +174,13 @@ constexpr CosineNnPath int16_path(const char* name) {
             no_accumulation_error,
             int16_panel_bytes,
             int16_query_bytes,
+            no_bytes,
+            never,
             normalise,
-            no_frame,
+            no_bytes,
             nullptr,
+            nullptr,
+            no_bytes,
             int16_pack_panel,
             int16_pack_queries,
             nothing,

@@ -34,8 +34,10 @@ struct Avx2 {
         return _mm256_add_epi32(sums, _mm256_madd_epi16(halves, _mm256_set1_epi16(1)));
     }
     static ROBUSTAD_INLINE Floats same(float x) { return _mm256_set1_ps(x); }
-    static ROBUSTAD_INLINE Floats scaled(Vector sums, Floats unit, Floats base) {
-        return _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), unit, base);
+    static ROBUSTAD_INLINE Floats floats(Vector a) { return _mm256_cvtepi32_ps(a); }
+    static ROBUSTAD_INLINE Vector ints(Floats a) { return _mm256_cvttps_epi32(a); }
+    static ROBUSTAD_INLINE Floats add_product(Floats a, Floats b, Floats c) {
+        return _mm256_fmadd_ps(a, b, c);
     }
     static ROBUSTAD_INLINE Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
     static ROBUSTAD_INLINE float largest(Floats a) {

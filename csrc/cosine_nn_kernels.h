@@ -47,11 +47,12 @@ ROBUSTAD_INLINE double square_root(double value) { return __builtin_sqrt(value);
 
 // What paths that have nothing to do give.
 [[maybe_unused]] void nothing() {}
-[[maybe_unused]] std::int64_t no_frame(std::int64_t) { return 0; }
+[[maybe_unused]] std::int64_t no_bytes(std::int64_t) { return 0; }
+[[maybe_unused]] bool never(std::int64_t, const float*) { return false; }
 
 // For two vectors of length 1 that lost so much: |q.b - q'.b'| <= e_q |b| + |q'| e_b.
-ROBUSTAD_INLINE float unit_bound(double lost, double bank_error) {
-    return static_cast<float>((lost + (1 + lost) * bank_error) * 1.0000002);
+ROBUSTAD_INLINE CosineNnBounds unit_bound(double lost, double bank_error) {
+    return {static_cast<float>((lost + (1 + lost) * bank_error) * 1.0000002), 0, 0};
 }
 
 // In double: no float's square overflows or vanishes there.

@@ -18,6 +18,13 @@ enum class CosineNnLayout : std::int32_t {
     kInt8 = 3,
 };
 
+// Of one query's scores, in units of a product. A row's product is at most its coarse maximum and
+// `coarse` more, and at least that without `coarse` and `slack`; `panel` bounds the error of
+// `panel_scores` either way.
+struct CosineNnBounds {
+    float coarse, slack, panel;
+};
+
 struct CosineNnPath {
     const char* name;
     CosineNnLayout layout;
@@ -27,24 +34,33 @@ struct CosineNnPath {
     double (*accumulation)(std::int64_t dim);  // bound of what summing adds to a coarse score's error
     std::int64_t (*panel_bytes)(std::int64_t padded);
     std::int64_t (*query_bytes)(std::int64_t padded);  // of one query in a block
+    // Of a panel's head, a second copy with fewer numbers, 0 if there is none.
+    std::int64_t (*head_bytes)(std::int64_t padded);
+    // Whether `coarse` is to be given heads in place of panels.
+    bool (*by_heads)(std::int64_t padded, const float* frame);
 
     // A row at length 1 (or 0 if it is zero). Returns false, and zeros, if it is not finite.
     bool (*normalise)(const float* row, std::int64_t dim, float* unit);
-    // What a path has to know of a bank before it packs it, `frame`: the mean row (zeros up to
-    // `padded`), then largest values, zeros at first, which `survey` joins with those of `rows` rows.
-    // No floats and null for a path that needs none.
+    // What a path has to know of a bank before it packs it, `frame`: the mean row (zeros from `dim`
+    // on), what `learn` makes of all rows, and from `learnt_floats` on largest values, which `survey`
+    // joins with those of some rows. It begins as zeros but for the mean. No floats and null for a
+    // path that needs none.
     std::int64_t (*frame_floats)(std::int64_t padded);
+    void (*learn)(const float* unit, std::int64_t rows, std::int64_t dim, std::int64_t padded,
+                  float* frame);
     void (*survey)(const float* unit, std::int64_t rows, std::int64_t dim, std::int64_t padded,
                    float* frame);
-    // `rows` rows (at most one panel; the last is repeated to fill it) to a panel. Returns the
-    // length of what rounding took from the row that lost the most.
-    double (*pack_panel)(const float* unit, std::int64_t rows, std::int64_t dim,
-                         std::int64_t padded, const float* frame, unsigned char* panel);
-    // `count` (at most query_block) queries to a block. bank_error: the longest that rounding took
-    // from a row. errors: [count], bounds of what both roundings do to a coarse score.
+    std::int64_t (*learnt_floats)(std::int64_t padded);
+    // `rows` rows (at most one panel; the last is repeated to fill it) to a panel and its head.
+    // errors: [2], raised to the length of what rounding took from the row that lost the most, in
+    // the panel and in the head.
+    void (*pack_panel)(const float* unit, std::int64_t rows, std::int64_t dim, std::int64_t padded,
+                       const float* frame, unsigned char* panel, unsigned char* head,
+                       double* errors);
+    // `count` (at most query_block) queries to a block. bank_errors: [2], as above.
     void (*pack_queries)(const float* unit, std::int64_t count, std::int64_t dim,
-                         std::int64_t padded, const float* frame, double bank_error,
-                         unsigned char* block, float* errors);
+                         std::int64_t padded, const float* frame, const double* bank_errors,
+                         unsigned char* block, CosineNnBounds* bounds);
     // Around the calls of `coarse` in one thread: AMX has a register state to set up.
     void (*enter)();
     void (*leave)();
@@ -52,7 +68,7 @@ struct CosineNnPath {
     // all) for one block of queries. maxima: [count, stride].
     void (*coarse)(const unsigned char* block, std::int64_t count, const unsigned char* panels_at,
                    std::int64_t panels, std::int64_t group_panels, std::int64_t padded,
-                   std::int32_t* maxima, std::int64_t stride);
+                   const float* frame, std::int32_t* maxima, std::int64_t stride);
     // Coarse scores of one panel's rows for query `query` of a block of `count`. scores: [kPanel].
     // Null for a path whose groups are scored in float32 at once.
     void (*panel_scores)(const unsigned char* block, std::int64_t count, std::int64_t query,

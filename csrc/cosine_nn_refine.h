@@ -89,79 +89,100 @@ class Refiner {
         : path_(path), bank_(bank), k_(k), places_(buffer<std::int32_t>(bank.groups)),
           products_(buffer<float>(bank.group_rows)), kept_(buffer<float>(kTogether * k)) {}
 
-    // queries: [count, dim], unit, the first of them query `start` of `blocks`; errors: bounds of
-    // their coarse scores; maxima: [count, stride]. indices: [count, k]. products(i): the k best of
+    // queries: [count, dim], unit, the first of them query `start` of `blocks`; bounds: of
+    // their scores; maxima: [count, stride]. indices: [count, k]. products(i): the k best of
     // query i, falling.
-    void run(const float* queries, const Blocks& blocks, std::int64_t start, const double* errors,
-             std::int64_t count, const std::int32_t* maxima, std::int64_t stride,
-             std::int64_t* indices) {
+    void run(const float* queries, const Blocks& blocks, std::int64_t start,
+             const CosineNnBounds* bounds, std::int64_t count, const std::int32_t* maxima,
+             std::int64_t stride, std::int64_t* indices) {
         Best best[kTogether];
-        double margins[kTogether];
         pairs_.clear();
         for (std::int64_t i = 0; i < count; ++i) {
             best[i] = {&kept_[i * k_], indices + i * k_, k_, 0};
-            margins[i] = errors[i] * path_.one + 2;
+            const Query query{queries + i * bank_.dim, start + i, bounds[i]};
             const std::int32_t* own = maxima + i * stride;
-            const std::int32_t bar = kth_largest(path_, own, bank_.groups, k_, top_);
-            const double low = std::max(static_cast<double>(bar) - 2 * margins[i],
-                                        double{std::numeric_limits<std::int32_t>::min()});
-            const std::int64_t found = path_.at_least(
-                own, bank_.groups, static_cast<std::int32_t>(std::floor(low)), places_.get());
             // The group at the top first: what it holds usually rules out the others.
-            std::int64_t first = 0;
-            for (std::int64_t j = 1; j < found; ++j)
-                if (own[places_[j]] > own[places_[first]]) first = j;
-            score(queries + i * bank_.dim, blocks, start + i, places_[first], margins[i], best[i]);
-            for (std::int64_t j = 0; j < found; ++j)
-                if (j != first && open(own[places_[j]], margins[i], best[i]))
+            path_.at_least(own, bank_.groups, path_.largest(own, bank_.groups), places_.get());
+            const std::int32_t top = places_[0];
+            score(query, blocks, top, best[i]);
+            const std::int64_t found =
+                path_.at_least(own, bank_.groups, bar(own, bounds[i], best[i]), places_.get());
+            for (std::int64_t j = 0; j < found; ++j) {
+                if (places_[j] == top) continue;
+                if (path_.panel_scores == nullptr)
                     pairs_.emplace_back(places_[j], static_cast<std::int32_t>(i));
+                else if (own[places_[j]] >= least(bounds[i].coarse, best[i]))
+                    score(query, blocks, places_[j], best[i]);
+            }
         }
+        // Whole groups in float32 are long: each is read once for all these queries.
         std::sort(pairs_.begin(), pairs_.end());
         for (const auto& [group, i] : pairs_)
-            if (open(maxima[i * stride + group], margins[i], best[i]))
-                score(queries + i * bank_.dim, blocks, start + i, group, margins[i], best[i]);
+            if (maxima[i * stride + group] >= least(bounds[i].coarse, best[i]))
+                score({queries + i * bank_.dim, start + i, bounds[i]}, blocks, group, best[i]);
     }
 
     const float* products(std::int64_t i) const { return &kept_[i * k_]; }
 
   private:
-    // Whether a group of this maximum may hold one of the k best.
-    bool open(std::int32_t maximum, double margin, const Best& best) const {
-        return !best.full() ||
-               maximum + margin >= static_cast<double>(best.products[k_ - 1]) * path_.one;
+    struct Query {
+        const float* at;
+        std::int64_t place;  // in the blocks
+        const CosineNnBounds& bounds;
+    };
+
+    std::int32_t units(double product, double off) const {
+        const double low = std::floor(product * path_.one - off * path_.one) - 2;
+        return static_cast<std::int32_t>(
+            std::max(low, double{std::numeric_limits<std::int32_t>::min()}));
     }
 
-    void score(const float* query, const Blocks& blocks, std::int64_t at, std::int32_t group,
-               double margin, Best& best) {
+    // The coarse score, off by `off` at most, that a row needs to be one of the k best.
+    std::int32_t least(double off, const Best& best) const {
+        return best.full() ? units(best.products[k_ - 1], off)
+                           : std::numeric_limits<std::int32_t>::min();
+    }
+
+    // The same of a group; if fewer than k rows are known yet, by the k-th largest maximum, which k
+    // rows reach but for both errors.
+    std::int32_t bar(const std::int32_t* maxima, const CosineNnBounds& bounds, const Best& best) {
+        if (best.full()) return least(bounds.coarse, best);
+        const std::int32_t kth = kth_largest(path_, maxima, bank_.groups, k_, top_);
+        return units(kth / path_.one, 2.0 * bounds.coarse + bounds.slack + 2 / path_.one);
+    }
+
+    void score(const Query& query, const Blocks& blocks, std::int32_t group, Best& best) {
         const std::int64_t row = group * bank_.group_rows;
         const std::int64_t rows = std::min(bank_.group_rows, bank_.rows - row);
         if (path_.panel_scores != nullptr) {
             for (std::int64_t first = 0; first < rows; first += kPanel)
-                score_panel(query, blocks, at, row + first, std::min(kPanel, rows - first), margin,
-                            best);
+                score_panel(query, blocks, row + first, std::min(kPanel, rows - first), best);
             return;
         }
-        path_.dots(query, bank_.unit + row * bank_.dim, rows, bank_.dim, products_.get());
+        path_.dots(query.at, bank_.unit + row * bank_.dim, rows, bank_.dim, products_.get());
         for (std::int64_t j = 0; j < rows; ++j) best.offer(products_[j], row + j);
     }
 
-    // Of a coarse pass with few bits: its scores once more, to leave out most rows, the best first.
-    void score_panel(const float* query, const Blocks& blocks, std::int64_t at, std::int64_t row,
-                     std::int64_t rows, double margin, Best& best) {
+    // After a coarse pass with few bits: nearer scores first, to leave out most rows.
+    void score_panel(const Query& query, const Blocks& blocks, std::int64_t row, std::int64_t rows,
+                     Best& best) {
         std::int32_t scores[kPanel];
-        const std::int64_t first = at / blocks.size * blocks.size;
+        const std::int64_t first = query.place / blocks.size * blocks.size;
         path_.panel_scores(blocks.at + first * blocks.query_bytes,
-                           std::min(blocks.size, blocks.count - first), at - first,
+                           std::min(blocks.size, blocks.count - first), query.place - first,
                            bank_.panels + row / kPanel * bank_.panel_bytes, bank_.padded, scores);
+        std::int32_t needed = least(query.bounds.panel, best);
         const auto offer = [&](std::int64_t j) {
+            if (scores[j] < needed) return;
             float product;
-            path_.dots(query, bank_.unit + (row + j) * bank_.dim, 1, bank_.dim, &product);
+            path_.dots(query.at, bank_.unit + (row + j) * bank_.dim, 1, bank_.dim, &product);
             best.offer(product, row + j);
+            needed = least(query.bounds.panel, best);
         };
         const std::int64_t top = std::max_element(scores, scores + rows) - scores;
-        if (open(scores[top], margin, best)) offer(top);
+        offer(top);
         for (std::int64_t j = 0; j < rows; ++j)
-            if (j != top && open(scores[j], margin, best)) offer(j);
+            if (j != top) offer(j);
     }
 
     const CosineNnPath& path_;

@@ -42,8 +42,9 @@ std::vector<float> random_rows(std::int64_t rows, std::int64_t dim, unsigned see
     return out;
 }
 
-// Rows that the 8-bit path finds hard: turned, all their length lies in one half of one chunk, where
-// the products of any two of them add up to more than 16 bits hold, unless the query is scaled.
+// Rows that the 8-bit path finds hard: turned, all their length lies in one half of one chunk,
+// where the products of any two of them add up to more than 16 bits hold, unless the query is
+// scaled.
 std::vector<float> crowded_rows(std::int64_t rows, std::int64_t dim, unsigned seed) {
     std::mt19937 random(seed);
     std::vector<float> out;
@@ -57,9 +58,11 @@ std::vector<float> crowded_rows(std::int64_t rows, std::int64_t dim, unsigned se
         }
         for (std::int64_t i = 0; i < dim; ++i) {
             float sum = 0;
-            for (std::int64_t j = 0; j < 32; ++j)
-                sum += (__builtin_popcountll(static_cast<unsigned long long>(j & (i / span))) % 2 ? -1.0f : 1.0f) *
-                       turned[static_cast<std::size_t>(j * span + i % span)];
+            for (std::int64_t j = 0; j < 32; ++j) {
+                const bool minus = __builtin_parityll(static_cast<unsigned long long>(j & (i / span)));
+                const float x = turned[static_cast<std::size_t>(j * span + i % span)];
+                sum += minus ? -x : x;
+            }
             out.push_back(sum);
         }
     }
@@ -74,7 +77,24 @@ std::vector<float> sparse_rows(std::int64_t rows, std::int64_t dim, unsigned see
     return out;
 }
 
-enum class Kind { kRandom, kCrowded, kSparse };
+// As patch features are: a few directions hold most of the variance, so the 8-bit path takes heads.
+std::vector<float> flat_rows(std::int64_t rows, std::int64_t dim, unsigned seed) {
+    constexpr std::int64_t kInner = 9;
+    const auto basis = random_rows(kInner, dim, 77, 1.0f);
+    const auto inner = random_rows(rows, kInner, seed, 1.0f);
+    auto out = random_rows(rows, dim, seed + 100, 1.0f);
+    for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t i = 0; i < dim; ++i) {
+            float& x = out[static_cast<std::size_t>(row * dim + i)];
+            x = 0.2f * x + 1.0f;
+            for (std::int64_t j = 0; j < kInner; ++j)
+                x += inner[static_cast<std::size_t>(row * kInner + j)] *
+                     basis[static_cast<std::size_t>(j * dim + i)];
+        }
+    return out;
+}
+
+enum class Kind { kRandom, kCrowded, kSparse, kFlat };
 
 double length(const float* row, std::int64_t dim) {
     double squares = 0;
@@ -87,6 +107,7 @@ void run(const CosineNnPath& path, std::int64_t count, std::int64_t rows, std::i
     const auto made = [&](std::int64_t size, unsigned seed) {
         return kind == Kind::kRandom    ? random_rows(size, dim, seed, spread)
                : kind == Kind::kCrowded ? crowded_rows(size, dim, seed)
+               : kind == Kind::kFlat    ? flat_rows(size, dim, seed)
                                         : sparse_rows(size, dim, seed);
     };
     auto queries = made(count, 1);
@@ -168,6 +189,10 @@ int main() {
             for (const Kind kind : {Kind::kRandom, Kind::kCrowded, Kind::kSparse})
                 for (const std::int64_t k : {1, 9})
                     run(*path, 21, 130, dim, k, 1.0f, 1, kind != Kind::kCrowded, kind);
+        for (const std::int64_t k : {1, 4, 40})
+            for (const std::int64_t dim : {128, 200})
+                run(*path, 33, 4200, dim, k, 1.0f, 2, true, Kind::kFlat);
+        run(*path, 2, 4100, 384, 2, 1.0f, 1, false, Kind::kFlat);
         run(*path, 70, 8300, 20, 3, 1.0f, 2, true);   // groups of two panels
         run(*path, 7, 8300, 200, 3, 1.0f, 2, true);   // packed by several threads
         run(*path, 3, 66000, 4, 5, 1.0f, 1, false);   // and of four
