@@ -170,7 +170,7 @@ void cosine_nn_pack(const CosineNnPath& path, const float* unit, std::int64_t ro
 
 bool cosine_nn_packed_for(const CosineNnPath& path, const unsigned char* packed, std::size_t bytes,
                           std::int64_t rows, std::int64_t dim) {
-    if (bytes != cosine_nn_packed_bytes(path, rows, dim)) return false;
+    if (bytes < cosine_nn_packed_bytes(path, rows, dim)) return false;
     const Header& header = header_of(packed);
     return std::memcmp(header.magic, kMagic, sizeof(kMagic)) == 0 && header.version == kVersion &&
            header.layout == static_cast<std::int32_t>(path.layout) && header.rows == rows &&

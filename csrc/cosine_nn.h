@@ -34,7 +34,8 @@ bool cosine_nn_normalise(const CosineNnPath& path, const float* vectors, std::in
 void cosine_nn_pack(const CosineNnPath& path, const float* unit, std::int64_t rows,
                     std::int64_t dim, unsigned char* packed, int threads);
 
-// Whether `packed` was made by the path's layout for a bank of this shape.
+// Whether `packed`, of at least the size it needs, was made by the path's layout for a bank of this
+// shape.
 bool cosine_nn_packed_for(const CosineNnPath& path, const unsigned char* packed, std::size_t bytes,
                           std::int64_t rows, std::int64_t dim);
 

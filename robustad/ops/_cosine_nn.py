@@ -1,6 +1,7 @@
 """Registration of `robustad::cosine_nn` and of the packing of its bank."""
 
 import os
+from functools import reduce
 from typing import Any
 
 import torch
@@ -57,7 +58,8 @@ def _pack_cpu(unit: Tensor) -> tuple[Tensor, Tensor]:
 
 def _packed(unit: Tensor, path: str) -> Tensor:
     rows, dim = unit.shape
-    coarse = unit.new_empty(_C.cosine_nn_packed_bytes(rows, dim, path), dtype=torch.uint8)
+    coarse = unit.new_empty(_packed_size(rows, dim), dtype=torch.uint8)
+    coarse[_C.cosine_nn_packed_bytes(rows, dim, path) :] = 0  # the same bytes every time
     threads = torch.get_num_threads()
     _C.cosine_nn_pack(unit.data_ptr(), rows, dim, coarse.data_ptr(), threads, path)
     return coarse
@@ -76,11 +78,18 @@ def _pack_fake(unit: Tensor) -> tuple[Tensor, Tensor]:
 
         coarse, side = packed_shapes(rows, dim)
         return unit.new_empty(coarse, dtype=torch.float16), unit.new_empty(side)
-    # Rows are packed 32 at a time. All paths that `choose_path` chooses among need the same.
-    path = _path() or _C.cosine_nn_paths()[0]
-    least, more = (_C.cosine_nn_packed_bytes(count, int(dim), path) for count in (32, 64))
-    size = least + (rows - 1) // 32 * (more - least)
-    return unit.new_empty(size, dtype=torch.uint8), unit.new_empty(0)
+    return unit.new_empty(_packed_size(rows, dim), dtype=torch.uint8), unit.new_empty(0)
+
+
+def _packed_size(rows: Any, dim: Any) -> Any:
+    """Bytes of a bank for any path, as what was compiled with one may run with another."""
+    # Rows are packed 32 at a time, and may be symbolic.
+    known = {
+        tuple(_C.cosine_nn_packed_bytes(count, int(dim), path) for count in (32, 64))
+        for path in _C.cosine_nn_paths()
+    }
+    sizes = [least + (rows - 1) // 32 * (more - least) for least, more in sorted(known)]
+    return reduce(torch.sym_max, sizes)
 
 
 pack = register(
