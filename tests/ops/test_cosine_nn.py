@@ -241,6 +241,35 @@ def test_the_coarse_pass_is_not_fooled_by_bfloat16(place, path):
     assert indices.item() == place
 
 
+def few_directions(rows, dim, seed=0, noise=0.2):
+    """Vectors that differ in eight directions and, a little, in all others."""
+    basis, mean = vectors(8, dim, seed=100), vectors(1, dim, seed=101)
+    return mean + vectors(rows, 8, seed=seed) @ basis + noise * vectors(rows, dim, seed=seed + 1)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("noise", [0.0, 0.2, 2.0])
+def test_a_large_bank_of_few_directions(noise, k, path):
+    check(
+        few_directions(70, 192, seed=5, noise=noise),
+        few_directions(5000, 192, noise=noise),
+        k,
+        path,
+    )
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("place", [0, 17, 4999])
+def test_a_neighbour_beside_the_directions_of_the_others(place, path):
+    bank = few_directions(5000, 192)
+    beside = vectors(1, 192, seed=7)
+    queries = few_directions(8, 192, seed=9, noise=0.0) + 4 * beside
+    bank[place] = 0.3 * queries[0] + 8 * beside[0]  # none but this has what the queries share
+    _, indices = check(queries, bank, 1, path)
+    assert (indices == place).all()
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("k", [1, 2, 16])
 @pytest.mark.parametrize("rows", [15, 16, 17, 31, 32, 33, 48, 63, 65, 8193, 8208])
