@@ -143,12 +143,13 @@ class Refiner {
                            : std::numeric_limits<std::int32_t>::min();
     }
 
-    // The same of a group; if fewer than k rows are known yet, by the k-th largest maximum, which k
-    // rows reach but for both errors.
+    // The same of a group: k rows reach the k-th largest maximum but for both errors.
     std::int32_t bar(const std::int32_t* maxima, const CosineNnBounds& bounds, const Best& best) {
-        if (best.full()) return least(bounds.coarse, best);
+        const std::int32_t known = least(bounds.coarse, best);
+        if (k_ == 1) return known;
         const std::int32_t kth = kth_largest(path_, maxima, bank_.groups, k_, top_);
-        return units(kth / path_.one, 2.0 * bounds.coarse + bounds.slack + 2 / path_.one);
+        return std::max(known, units(kth / path_.one,
+                                     2.0 * bounds.coarse + bounds.slack + 2 / path_.one));
     }
 
     void score(const Query& query, const Blocks& blocks, std::int32_t group, Best& best) {
