@@ -97,9 +97,9 @@ ROBUSTAD_INLINE Level heads(const float* frame, std::int64_t padded) {
     return {head_size(padded), tail_in(frame, padded) + 1 + level_floats(padded)};
 }
 
-// Taking off the mean and five additions round a number six times, by 2^-24 each, and neither
-// vector is longer than 2: less than 3e-6 of a score. A head is a sum of products in float32: less
-// than 4e-6 of its vector's length. The rest is for the score itself, summed up in float32.
+// Taking off the mean and five additions round a number six times, by 2^-24 each of what is added
+// up: less than 1.9e-6 of a vector's length, which is 2 at most. The rest is for the score itself,
+// summed up in float32.
 double int8_accumulation(std::int64_t) { return 2e-5; }
 
 }  // namespace

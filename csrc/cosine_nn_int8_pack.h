@@ -122,11 +122,18 @@ ROBUSTAD_INLINE float length_of(double square) {
     return static_cast<float>(square_root(square) * 1.000001);
 }
 
+// What float32 may take from a head, in lengths of its vector: each of its numbers is a sum of
+// products along a unit vector, in kFloats parts.
+ROBUSTAD_INLINE double head_rounding(std::int64_t padded) {
+    const auto roundings = static_cast<double>(padded / kFloats + kFloats);
+    return square_root(static_cast<double>(head_size(padded))) * roundings * 6e-8;
+}
+
 // The length of what a head leaves out, at least: as |P x| <= |x|, the products of what two vectors
-// leave out are bounded by those of these lengths. 1e-5: of rounding.
-ROBUSTAD_INLINE float tail_of(double square, double head_square) {
+// leave out are bounded by those of these lengths.
+ROBUSTAD_INLINE float tail_of(double square, double head_square, std::int64_t padded) {
     const double rest = square - head_square;
-    return length_of((rest > 0 ? rest : 0) + 1e-5 * square);
+    return length_of((rest > 0 ? rest : 0) + 2.1 * head_rounding(padded) * square);
 }
 
 ROBUSTAD_INLINE void raise(float& most, float value) { most = value > most ? value : most; }
@@ -171,8 +178,10 @@ class Parts {
         }
     }
 
-    float tail(std::int64_t row, std::int64_t size) const {
-        return tail_of(squares[row], product(head + row * size, head + row * size, size));
+    float tail(std::int64_t row, std::int64_t padded) const {
+        const std::int64_t size = head_size(padded);
+        const double head_square = product(head + row * size, head + row * size, size);
+        return tail_of(squares[row], head_square, padded);
     }
 
     unsigned char* rounded() {
@@ -197,7 +206,7 @@ void int8_survey(const float* unit, std::int64_t rows, std::int64_t dim, std::in
         for (std::int64_t row = 0; row < count; ++row) {
             raise_level(parts.centred + row * padded, padded, found + 1);
             if (!int8_by_heads(padded, frame)) continue;
-            raise(found[0], parts.tail(row, size));
+            raise(found[0], parts.tail(row, padded));
             raise_level(parts.head + row * size, size, found + 1 + level_floats(padded));
         }
     }
@@ -273,7 +282,7 @@ void int8_pack_panel(const float* unit, std::int64_t rows, std::int64_t dim, std
                                parts.rounded(), panel);
         worst[0] = lost > worst[0] ? lost : worst[0];
         if (!by_heads) continue;
-        lost = pack_row(parts.head + row * some.size, some, lane, base, parts.tail(row, some.size),
+        lost = pack_row(parts.head + row * some.size, some, lane, base, parts.tail(row, padded),
                         parts.rounded(), head);
         worst[1] = lost > worst[1] ? lost : worst[1];
     }
@@ -340,7 +349,9 @@ void int8_pack_queries(const float* unit, std::int64_t count, std::int64_t dim,
         if (int8_by_heads(padded, frame)) {
             own.coarse = pack_query(parts.head + query * some.size, some, count, query,
                                     bank_errors[1], parts.rounded(), head, numbers.head_unit);
-            const float tail = parts.tail(query, some.size);
+            const double both = square_root(parts.squares[query]) * all.most[1];
+            own.coarse += static_cast<float>(2.1 * head_rounding(padded) * both);
+            const float tail = parts.tail(query, padded);
             numbers.tail = tail * kInt8One;
             own.slack = 2 * tail * *tail_in(frame, padded);
         }
