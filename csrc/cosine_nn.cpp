@@ -24,7 +24,7 @@ struct Header {
 };
 
 constexpr char kMagic[8] = {'r', 'o', 'b', 'u', 's', 't', 'n', 'n'};
-constexpr std::int32_t kVersion = 3;
+constexpr std::int32_t kVersion = 2;
 constexpr std::int64_t kLine = 64, kHeader = 2 * kLine;
 static_assert(sizeof(Header) <= kHeader, "the header must fit");
 
@@ -179,7 +179,7 @@ bool cosine_nn_packed_for(const CosineNnPath& path, const unsigned char* packed,
 
 namespace {
 
-// Shares the loops of a search among the threads of `pool`, or without one among `threads` of OpenMP.
+// Shares the loops of a search among the threads of `pool`, or else among `threads` of OpenMP.
 void search(const CosineNnPath& path, const float* queries, std::int64_t count, std::int64_t dim,
             const float* unit, std::int64_t rows, const unsigned char* packed, std::int64_t k,
             float* distances, std::int64_t* indices, int threads, const Pool* pool) {

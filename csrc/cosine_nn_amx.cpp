@@ -121,7 +121,7 @@ void amx_enter() {
         config.row_bytes[tile] = 64;
         config.rows[tile] = 16;
     }
-    // GCC up to 13 believes that _tile_loadconfig reads eight bytes and drops the stores to the rest.
+    // GCC up to 13 believes that _tile_loadconfig reads eight bytes, and drops stores to the rest.
     __asm__ volatile("" : : "r"(&config) : "memory");
     load_config(&config);
 }

@@ -139,30 +139,15 @@ void int16_coarse_block(const unsigned char* block, const unsigned char* panels_
     }
 }
 
-// One instance for each number of queries up to a full block: a lone query costs one, not six.
-template <typename Isa, int Queries>
-ROBUSTAD_INLINE void int16_coarse_dispatch(const unsigned char* block, std::int64_t count,
-                                           const unsigned char* panels_at, std::int64_t panels,
-                                           std::int64_t group_panels, std::int64_t padded,
-                                           std::int32_t* maxima, std::int64_t stride) {
-    if constexpr (Queries > 0) {
-        if (count == Queries)
-            int16_coarse_block<Isa, Queries>(block, panels_at, panels, group_panels, padded,
-                                             maxima, stride);
-        else
-            int16_coarse_dispatch<Isa, Queries - 1>(block, count, panels_at, panels, group_panels,
-                                                    padded, maxima, stride);
-    }
-}
-
 template <typename Isa>
 void int16_coarse(const unsigned char* block, std::int64_t count, const unsigned char* panels_at,
                   std::int64_t panels, std::int64_t group_panels, std::int64_t padded, const float*,
                   std::int32_t* maxima, std::int64_t stride) {
-    int16_coarse_dispatch<Isa, Isa::queries>(block, count, panels_at, panels, group_panels, padded,
-                                             maxima, stride);
+    with_count<Isa::queries>(count, [&](auto queries) {
+        int16_coarse_block<Isa, decltype(queries)::value>(block, panels_at, panels, group_panels,
+                                                          padded, maxima, stride);
+    });
 }
-
 
 template <typename Isa>
 constexpr CosineNnPath int16_path(const char* name) {

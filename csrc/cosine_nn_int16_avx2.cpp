@@ -2,26 +2,15 @@
 #include "cosine_nn_path.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-
+#include "cosine_nn_avx2.h"
 #include "cosine_nn_int16.h"
 
 namespace robustad {
 namespace {
 
-struct Avx2 {
-    using Vector = __m256i;
-    static constexpr int lanes = 8, vectors = 2, panels = 1, queries = 6;
-    static ROBUSTAD_INLINE Vector zero() { return _mm256_setzero_si256(); }
+struct Avx2 : Avx2Base {
+    static constexpr int lanes = 8, panels = 1;
     static ROBUSTAD_INLINE Vector lowest() { return _mm256_set1_epi32(INT32_MIN); }
-    static ROBUSTAD_INLINE Vector load(const unsigned char* at) {
-        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-    }
-    static ROBUSTAD_INLINE Vector broadcast(const unsigned char* pair) {
-        std::int32_t both;
-        std::memcpy(&both, pair, sizeof(both));
-        return _mm256_set1_epi32(both);
-    }
     static ROBUSTAD_INLINE void add_products(Vector& sums, Vector a, Vector b) {
         __asm__ volatile("vpaddd %1, %0, %0" : "+x"(sums) : "x"(_mm256_madd_epi16(a, b)));
     }

@@ -20,7 +20,7 @@ ROBUSTAD_INLINE void int8_sums(const unsigned char* value_at, std::int64_t strid
     for (int query = 0; query < Queries; ++query)
 #pragma GCC unroll 16
         for (int column = 0; column < kColumns; ++column) sums[query][column] = Isa::zero();
-    const unsigned char* at = panel + 2 * 64;
+    const unsigned char* at = panel + kNumbers;
     for (std::int64_t chunk = 0; chunk < size; chunk += kChunk) {
         Vector halves[Queries][kColumns];
 #pragma GCC unroll 16
@@ -52,13 +52,23 @@ ROBUSTAD_INLINE void int8_sums(const unsigned char* value_at, std::int64_t strid
     }
 }
 
-// The scores of a panel's rows but for the query's own term.
+// Of some rows of a panel.
 template <typename Isa>
-ROBUSTAD_INLINE typename Isa::Floats int8_score(typename Isa::Vector sums,
-                                                typename Isa::Floats unit,
-                                                typename Isa::Floats base) {
-    return Isa::add_product(Isa::floats(sums), unit, base);
-}
+struct RowNumbers {
+    ROBUSTAD_INLINE explicit RowNumbers(const unsigned char* at)
+        : base(Isa::load_floats(at + kBase)), reach(Isa::load_floats(at + kReach)),
+          unit(Isa::load_floats(at + kUnit)) {}
+
+    // Their scores for a query, but for its own term.
+    ROBUSTAD_INLINE typename Isa::Floats scores(typename Isa::Vector sums,
+                                                typename Isa::Floats query_unit,
+                                                typename Isa::Floats query_reach) const {
+        const auto bound = Isa::add_product(reach, query_reach, base);
+        return Isa::add_product(Isa::floats(sums) * unit, query_unit, bound);
+    }
+
+    typename Isa::Floats base, reach, unit;
+};
 
 template <typename Isa>
 void int8_panel_scores(const unsigned char* block, std::int64_t count, std::int64_t query,
@@ -70,12 +80,12 @@ void int8_panel_scores(const unsigned char* block, std::int64_t count, std::int6
                 sizeof(numbers));
     typename Isa::Vector sums[1][Isa::vectors];
     int8_sums<Isa, 1>(block + query * kStep, count * kStep, panel, padded, sums);
-    const typename Isa::Floats unit = Isa::same(numbers.unit), own = Isa::same(numbers.own);
+    const typename Isa::Floats unit = Isa::same(numbers.unit), reach = Isa::same(numbers.reach);
     for (int column = 0; column < Isa::vectors; ++column) {
         const int bytes = static_cast<int>(sizeof(unit));
-        const auto base = Isa::load_floats(panel + column * bytes);
+        const RowNumbers<Isa> rows(panel + column * bytes);
         const typename Isa::Vector score =
-            Isa::ints(int8_score<Isa>(sums[0][column], unit, base) + own);
+            Isa::ints(rows.scores(sums[0][column], unit, reach) + Isa::same(numbers.own));
         std::memcpy(scores + column * bytes / 4, &score, sizeof(score));
     }
 }
@@ -84,18 +94,16 @@ void int8_panel_scores(const unsigned char* block, std::int64_t count, std::int6
 template <typename Isa, int Queries>
 ROBUSTAD_INLINE void int8_join(const unsigned char* steps, const unsigned char* panel,
                                std::int64_t size, const typename Isa::Floats* units,
-                               const typename Isa::Floats* tails, typename Isa::Floats* best) {
+                               const typename Isa::Floats* reaches, typename Isa::Floats* best) {
     typename Isa::Vector sums[Queries][Isa::vectors];
     int8_sums<Isa, Queries>(steps, Queries * kStep, panel, size, sums);
 #pragma GCC unroll 16
     for (int column = 0; column < Isa::vectors; ++column) {
-        const unsigned char* at = panel + column * static_cast<int>(sizeof(units[0]));
-        const auto base = Isa::load_floats(at), tail = Isa::load_floats(at + 64);
+        const RowNumbers<Isa> rows(panel + column * static_cast<int>(sizeof(units[0])));
 #pragma GCC unroll 16
         for (int query = 0; query < Queries; ++query)
             best[query] = Isa::larger(
-                best[query], int8_score<Isa>(sums[query][column], units[query],
-                                             Isa::add_product(tail, tails[query], base)));
+                best[query], rows.scores(sums[query][column], units[query], reaches[query]));
     }
 }
 
@@ -109,17 +117,17 @@ void int8_coarse_block(const unsigned char* block, const unsigned char* panels_a
     QueryNumbers numbers[Queries];
     std::memcpy(numbers, block + (padded + head_size(padded)) * Queries, sizeof(numbers));
     const unsigned char* steps = by_heads ? block + padded * Queries : block;
-    typename Isa::Floats units[Queries], tails[Queries], best[Queries];
+    typename Isa::Floats units[Queries], reaches[Queries], best[Queries];
     for (int query = 0; query < Queries; ++query) {
         units[query] = Isa::same(by_heads ? numbers[query].head_unit : numbers[query].unit);
-        tails[query] = Isa::same(numbers[query].tail);
+        reaches[query] = Isa::same(by_heads ? numbers[query].head_reach : numbers[query].reach);
     }
     std::int64_t group = 0;
     for (std::int64_t first = 0; first < panels; first += group_panels, ++group) {
         const std::int64_t end = first + group_panels < panels ? first + group_panels : panels;
         for (int query = 0; query < Queries; ++query) best[query] = Isa::same(-1e9f);
         for (std::int64_t panel = first; panel < end; ++panel)
-            int8_join<Isa, Queries>(steps, panels_at + panel * panel_bytes, size, units, tails,
+            int8_join<Isa, Queries>(steps, panels_at + panel * panel_bytes, size, units, reaches,
                                     best);
         for (int query = 0; query < Queries; ++query)
             maxima[query * stride + group] =
@@ -127,29 +135,14 @@ void int8_coarse_block(const unsigned char* block, const unsigned char* panels_a
     }
 }
 
-// One instance for each number of queries up to a full block: a lone query costs one, not six.
-template <typename Isa, int Queries>
-ROBUSTAD_INLINE void int8_coarse_dispatch(const unsigned char* block, std::int64_t count,
-                                          const unsigned char* panels_at, std::int64_t panels,
-                                          std::int64_t group_panels, std::int64_t padded,
-                                          const float* frame, std::int32_t* maxima,
-                                          std::int64_t stride) {
-    if constexpr (Queries > 0) {
-        if (count == Queries)
-            int8_coarse_block<Isa, Queries>(block, panels_at, panels, group_panels, padded, frame,
-                                            maxima, stride);
-        else
-            int8_coarse_dispatch<Isa, Queries - 1>(block, count, panels_at, panels, group_panels,
-                                                   padded, frame, maxima, stride);
-    }
-}
-
 template <typename Isa>
 void int8_coarse(const unsigned char* block, std::int64_t count, const unsigned char* panels_at,
                  std::int64_t panels, std::int64_t group_panels, std::int64_t padded,
                  const float* frame, std::int32_t* maxima, std::int64_t stride) {
-    int8_coarse_dispatch<Isa, Isa::queries>(block, count, panels_at, panels, group_panels, padded,
-                                            frame, maxima, stride);
+    with_count<Isa::queries>(count, [&](auto queries) {
+        int8_coarse_block<Isa, decltype(queries)::value>(block, panels_at, panels, group_panels,
+                                                          padded, frame, maxima, stride);
+    });
 }
 
 template <typename Isa>

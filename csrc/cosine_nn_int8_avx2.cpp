@@ -2,29 +2,16 @@
 #include "cosine_nn_path.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-
+#include "cosine_nn_avx2.h"
 #include "cosine_nn_int8.h"
 
 namespace robustad {
 namespace {
 
-// 12 sums, two vectors of bank rows, one of a query and a product: all 16 registers.
-struct Avx2 {
-    using Vector = __m256i;
+struct Avx2 : Avx2Base {
     using Floats = __m256;
-    static constexpr int vectors = 2, queries = 6;  // vectors: of a panel
-    static ROBUSTAD_INLINE Vector zero() { return _mm256_setzero_si256(); }
-    static ROBUSTAD_INLINE Vector load(const unsigned char* at) {
-        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-    }
     static ROBUSTAD_INLINE Floats load_floats(const unsigned char* at) {
         return _mm256_loadu_ps(reinterpret_cast<const float*>(at));
-    }
-    static ROBUSTAD_INLINE Vector broadcast(const unsigned char* step) {
-        std::int32_t four;
-        std::memcpy(&four, step, sizeof(four));
-        return _mm256_set1_epi32(four);
     }
     // As in cosine_nn_int16_avx2.cpp, an addition that the compiler leaves where it is.
     static ROBUSTAD_INLINE void add_products(Vector& sums, Vector query, Vector rows) {

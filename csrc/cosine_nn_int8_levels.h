@@ -7,14 +7,17 @@
 //   the maxima of a query.
 // - Vectors are turned, both alike, by a Hadamard matrix in blocks of 32 numbers: what few numbers
 //   held is spread over many, so the largest is small and rounding loses less.
-// - Rows have 8 bits on one scale, queries 7 and each its own. Sums over a chunk's halves fit 16
-//   bits by the Cauchy-Schwarz inequality: the longest row there is known, the query is scaled by
-//   it. Since they fit in the end, additions may run over on the way. The unsigned factor that the
-//   instruction wants is the query plus 64; each sum begins with what that adds, taken away.
+// - Rows have 8 bits, queries 7, each on a scale of its own, as the rows nearest to a crowded mean
+//   are short. Sums over a chunk's halves fit 16 bits by the Cauchy-Schwarz inequality: the longest
+//   row there is known, the query is scaled by it. Since they fit in the end, additions may run over
+//   on the way. The unsigned factor that the instruction wants is the query plus 64; each sum begins
+//   with what that adds, taken away.
+// - Scores bound products from above: to each is added the row's reach times the query's, which
+//   bound what rounding may have taken. Short rows lose less, so few rows stay open where many are
+//   alike.
 // - Large banks have heads, a quarter of the numbers along the axes in which rows differ most (see
-//   cosine_nn_axes.h), and for each row the length of what its head leaves out, its tail. A head's
-//   product and that of two tails bound a score from above. Only panels whose bound reaches the
-//   best score known are multiplied whole.
+//   cosine_nn_axes.h). Reaches of heads bound what they leave out as well, by the lengths of two
+//   vectors' tails. Only panels whose bound reaches the best score known are multiplied whole.
 #pragma once
 
 #include "cosine_nn_kernels.h"
@@ -26,6 +29,7 @@ constexpr std::int64_t kTurned = 32;  // numbers that one Hadamard matrix mixes;
 constexpr std::int64_t kChunk = 64;   // dimensions whose products are summed in 16 bits
 constexpr std::int64_t kStep = 4;     // of them, those of an instruction: two for each half
 constexpr float kBankLevels = 127.0f, kQueryLevels = 63.0f;
+constexpr float kHalf = 300.0f;  // levels that half a chunk of a row is long, at most
 constexpr int kShift = 64;
 constexpr float kInt8One = 2097152.0f;  // 2^21
 constexpr double kSum = 32767.0, kHalfRounding = 2.83;  // >= .5 sqrt(kChunk / 2)
@@ -44,10 +48,11 @@ ROBUSTAD_INLINE std::int64_t head_size(std::int64_t padded) {
 ROBUSTAD_INLINE std::int64_t chunks_of(std::int64_t size) { return (size + kChunk - 1) / kChunk; }
 
 // Of vectors with `size` numbers, turned whole or heads:
-// [16 float: m.b][16 float: tails] and for each chunk [16 rows][2 int16: what its halves begin
-// with], [steps][16 rows][4 int8].
+// [16 float: m.b][16 float: reach][16 float: what a level is] and for each chunk [16 rows][2 int16:
+// what its halves begin with], [steps][16 rows][4 int8].
+constexpr std::int64_t kBase = 0, kReach = 64, kUnit = 2 * 64, kNumbers = 3 * 64;  // bytes
 ROBUSTAD_INLINE std::int64_t level_bytes(std::int64_t size) {
-    return 2 * 64 + chunks_of(size) * 64 + size * kPanel;
+    return kNumbers + chunks_of(size) * 64 + size * kPanel;
 }
 std::int64_t int8_panel_bytes(std::int64_t padded) { return level_bytes(padded); }
 std::int64_t int8_head_bytes(std::int64_t padded) {
@@ -56,9 +61,9 @@ std::int64_t int8_head_bytes(std::int64_t padded) {
 
 // What one query adds to the sums of rows.
 struct QueryNumbers {
-    float unit, head_unit;  // of sums
-    float tail;             // factor of the rows' tails
-    float own;              // q'.m
+    float unit, head_unit;    // of sums in the rows' units
+    float reach, head_reach;  // factors of the rows' reaches
+    float own;                // q'.m
 };
 
 // For a block of n queries: [steps][n][4 uint8] of whole ones, the same of heads, [n] QueryNumbers.
@@ -66,23 +71,20 @@ std::int64_t int8_query_bytes(std::int64_t padded) {
     return padded + head_size(padded) + static_cast<std::int64_t>(sizeof(QueryNumbers));
 }
 
-// The frame: mean row, axes, 1 if heads are used; then of all rows the longest tail, and of whole
-// rows and of heads the largest number, greatest length, greatest lengths of the chunks' halves.
-ROBUSTAD_INLINE std::int64_t level_floats(std::int64_t size) { return 2 + 2 * chunks_of(size); }
+// The frame: mean row, axes, 1 if heads are used; then of whole rows and of heads the greatest
+// lengths of the chunks' halves, in levels.
+ROBUSTAD_INLINE std::int64_t level_floats(std::int64_t size) { return 2 * chunks_of(size); }
 std::int64_t int8_learnt_floats(std::int64_t padded) {
     return padded + head_size(padded) * padded + 1;
 }
 std::int64_t int8_frame_floats(std::int64_t padded) {
-    return int8_learnt_floats(padded) + 1 + level_floats(padded) + level_floats(head_size(padded));
+    return int8_learnt_floats(padded) + level_floats(padded) + level_floats(head_size(padded));
 }
 ROBUSTAD_INLINE const float* axes_in(const float* frame, std::int64_t padded) {
     return frame + padded;
 }
 bool int8_by_heads(std::int64_t padded, const float* frame) {
     return frame[int8_learnt_floats(padded) - 1] > 0;
-}
-ROBUSTAD_INLINE const float* tail_in(const float* frame, std::int64_t padded) {
-    return frame + int8_learnt_floats(padded);
 }
 
 // Whole rows or heads, and what the frame holds of them.
@@ -91,10 +93,10 @@ struct Level {
     const float* most;
 };
 ROBUSTAD_INLINE Level whole(const float* frame, std::int64_t padded) {
-    return {padded, tail_in(frame, padded) + 1};
+    return {padded, frame + int8_learnt_floats(padded)};
 }
 ROBUSTAD_INLINE Level heads(const float* frame, std::int64_t padded) {
-    return {head_size(padded), tail_in(frame, padded) + 1 + level_floats(padded)};
+    return {head_size(padded), frame + int8_learnt_floats(padded) + level_floats(padded)};
 }
 
 // Taking off the mean and five additions round a number six times, by 2^-24 each of what is added

@@ -43,6 +43,24 @@ ROBUSTAD_INLINE double sum(const V& value) {
     return total;
 }
 
+// A number known to the compiler.
+template <int Value>
+struct Count {
+    static constexpr int value = Value;
+};
+
+// run(Count<count>()), for 1 <= count <= Most: one instance for each number of queries up to a full
+// block, so that a lone query costs one, not six.
+template <int Most, typename Run>
+ROBUSTAD_INLINE void with_count(std::int64_t count, const Run& run) {
+    if constexpr (Most > 0) {
+        if (count == Most)
+            run(Count<Most>());
+        else
+            with_count<Most - 1>(count, run);
+    }
+}
+
 ROBUSTAD_INLINE double square_root(double value) { return __builtin_sqrt(value); }
 
 // What paths that have nothing to do give.

@@ -19,8 +19,8 @@ enum class CosineNnLayout : std::int32_t {
 };
 
 // Of one query's scores, in units of a product. A row's product is at most its coarse maximum and
-// `coarse` more, and at least that without `coarse` and `slack`; `panel` bounds the error of
-// `panel_scores` either way.
+// `coarse` more, and at least that without `coarse` and `slack`; it is at most `panel` more than
+// `panel_scores` says.
 struct CosineNnBounds {
     float coarse, slack, panel;
 };
@@ -31,7 +31,7 @@ struct CosineNnPath {
     double one;                  // coarse maxima are integers in units of 1 / one
     std::int64_t query_block;    // queries that `coarse` takes at once
     std::int64_t least_panels;   // panels a group has at least
-    double (*accumulation)(std::int64_t dim);  // bound of what summing adds to a coarse score's error
+    double (*accumulation)(std::int64_t dim);  // bound of what summing adds to a coarse error
     std::int64_t (*panel_bytes)(std::int64_t padded);
     std::int64_t (*query_bytes)(std::int64_t padded);  // of one query in a block
     // Of a panel's head, a second copy with fewer numbers, 0 if there is none.
@@ -42,9 +42,9 @@ struct CosineNnPath {
     // A row at length 1 (or 0 if it is zero). Returns false, and zeros, if it is not finite.
     bool (*normalise)(const float* row, std::int64_t dim, float* unit);
     // What a path has to know of a bank before it packs it, `frame`: the mean row (zeros from `dim`
-    // on), what `learn` makes of all rows, and from `learnt_floats` on largest values, which `survey`
-    // joins with those of some rows. It begins as zeros but for the mean. No floats and null for a
-    // path that needs none.
+    // on), what `learn` makes of all rows, and from `learnt_floats` on largest values, which
+    // `survey` joins with those of some rows. It begins as zeros but for the mean. No floats and
+    // null for a path that needs none.
     std::int64_t (*frame_floats)(std::int64_t padded);
     void (*learn)(const float* unit, std::int64_t rows, std::int64_t dim, std::int64_t padded,
                   float* frame);
@@ -52,8 +52,8 @@ struct CosineNnPath {
                    float* frame);
     std::int64_t (*learnt_floats)(std::int64_t padded);
     // `rows` rows (at most one panel; the last is repeated to fill it) to a panel and its head.
-    // errors: [2], raised to the length of what rounding took from the row that lost the most, in
-    // the panel and in the head.
+    // errors: [2], of the panel and of the head, raised to what `pack_queries` needs to bound errors:
+    // of 16-bit integers the length of what rounding took from the row that lost the most.
     void (*pack_panel)(const float* unit, std::int64_t rows, std::int64_t dim, std::int64_t padded,
                        const float* frame, unsigned char* panel, unsigned char* head,
                        double* errors);
@@ -76,7 +76,7 @@ struct CosineNnPath {
     // Dot products of a query with `rows` consecutive rows, each within 5e-7.
     void (*dots)(const float* query, const float* unit, std::int64_t rows, std::int64_t dim,
                  float* products);
-    // The largest of `count` maxima, and the number that are at least `threshold` with their places.
+    // The largest of `count` maxima; how many are at least `threshold`, and their places.
     std::int32_t (*largest)(const std::int32_t* maxima, std::int64_t count);
     std::int64_t (*at_least)(const std::int32_t* maxima, std::int64_t count,
                              std::int32_t threshold, std::int32_t* places);

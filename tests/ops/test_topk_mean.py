@@ -133,7 +133,8 @@ def test_any_row_against_a_sort(ties, data):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("ROBUSTAD_TOPK_MEAN", path)
             means, gradient = both(torch.from_numpy(values), k, weights=weights, ties=ties)
-        size = 1e-6 * np.abs(values).max(initial=0)
+        # the mean of the smallest numbers there are cannot be exact
+        size = max(1e-6 * np.abs(values).max(initial=0), 2e-45)
         np.testing.assert_allclose(means, expected[0], rtol=2e-6, atol=size)
         np.testing.assert_allclose(gradient, expected[1], rtol=2e-6, atol=1e-30)
 
