@@ -13,6 +13,13 @@ from robustad.detectors import AnomalyDINO
 from robustad.export import export_onnx
 from robustad.verdict import Policy
 
+STATES = {
+    "platt": {"slope": 5.0, "intercept": -2.0},
+    "temperature": {"temperature": 0.2, "shift": -1.0},
+    "beta": {"a": 2.0, "b": 1.0, "c": 1.0, "low": -1.0, "high": 3.0},
+    "isotonic": {"knots": [0.0, 0.2, 0.5, 2.0], "values": [0.0, 0.1, 0.7, 1.0], "shift": 0.0},
+    "raw": {},
+}
 SIZES = [(60, 80), (60, 80), (48, 48), (100, 70), (60, 80), (31, 50)]
 
 
@@ -67,3 +74,9 @@ def with_metadata(exported, tmp_path):
         return path
 
     return change
+
+
+@pytest.fixture(params=STATES)
+def calibration_state(request):
+    """What a calibrator of each kind writes into a file."""
+    return {"method": request.param, **STATES[request.param]}

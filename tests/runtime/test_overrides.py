@@ -46,18 +46,8 @@ def test_held_out_scores_can_be_replaced(exported, model, mixed):
         other.conformal = 3
 
 
-STATES = {
-    "platt": {"slope": 5.0, "intercept": -2.0},
-    "temperature": {"temperature": 0.2, "shift": -1.0},
-    "beta": {"a": 2.0, "b": 1.0, "c": 1.0, "low": -1.0, "high": 3.0},
-    "isotonic": {"knots": [0.0, 0.2, 0.5, 2.0], "values": [0.0, 0.1, 0.7, 1.0], "shift": 0.0},
-    "raw": {},
-}
-
-
-@pytest.mark.parametrize("method", STATES)
-def test_any_calibration_can_replace_the_files_own(exported, mixed, method):
-    state = {"method": method, **STATES[method]}
+def test_any_calibration_can_replace_the_files_own(exported, mixed, calibration_state):
+    state = calibration_state
     other = runtime.load(exported.path, threads=1, calibration=state)
     assert other.calibration == state
     found = other.predict(mixed)
