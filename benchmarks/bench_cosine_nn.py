@@ -19,32 +19,38 @@ import faiss
 import pytest
 import torch
 import torch.nn.functional as F
+from patch_features import DIM, IMAGES, made, noise, of_images
 from torch import Tensor
 
 from robustad import _C
 from robustad.ops import PackedBank, cosine_nn, pack_bank
 
-DIM = 384
 BLOCK = 4096
 CHECKED = 512  # queries compared with a float64 search
 Search = Callable[[Tensor], tuple[Tensor, Tensor]]
+Vectors = tuple[Tensor, Tensor, Tensor, str]
 # Queries, bank rows: one image of 448 pixels against 1 and 16 shots; 8 images against 16 shots,
-# and against 128 (or 16 shots with 8 rotations).
-SHAPES = [
-    (1024, 1024),
-    pytest.param((1, 16384), marks=pytest.mark.slow),
-    pytest.param((1024, 16384), marks=pytest.mark.slow),
-    pytest.param((8192, 16384), marks=pytest.mark.slow),
-    pytest.param((8192, 131072), marks=pytest.mark.slow),
+# and against 128 (or 16 shots with 8 rotations). Then noise, and real features: here the first
+# number is that of images.
+CASES = [
+    (1024, 1024, ""),
+    *(
+        pytest.param(case, marks=pytest.mark.slow)
+        for case in [
+            *((queries, 16384, "") for queries in (1, 1024, 8192)),
+            (8192, 131072, ""),
+            (1024, 16384, "noise"),
+            *((1, 12544, name) for name in IMAGES),
+        ]
+    ),
 ]
 
 
-def features(rows: int, seed: int) -> Tensor:
-    """Vectors of a low inner dimension, as patch features are, and some noise."""
-    basis = torch.randn(24, DIM, generator=torch.Generator().manual_seed(99))
-    generator = torch.Generator().manual_seed(seed)
-    latent = torch.randn(rows, 24, generator=generator)
-    return latent @ basis + 0.3 * torch.randn(rows, DIM, generator=generator)
+def made_or_taken(queries: int, size: int, of: str) -> tuple[Tensor, Tensor]:
+    if of in IMAGES:
+        return of_images(of, queries)
+    make = noise if of else made
+    return make(queries, 0), make(size, 1)
 
 
 def torch_whole(unit_bank: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,12 +146,12 @@ SMALL = 2**20  # up to here a search takes milliseconds
 LARGE = 2**28  # a matrix of similarities of more entries than this is not formed
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}x{DIM}")
-def vectors(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, bank, and the distances of some queries in float64."""
-    queries, bank = features(request.param[0], 0), features(request.param[1], 1)
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "x".join(map(str, case)).rstrip("x"))
+def vectors(request: pytest.FixtureRequest) -> Vectors:
+    """Queries, bank, the distances of some queries in float64, and what the vectors are."""
+    queries, bank = made_or_taken(*request.param)
     exact = 1 - F.normalize(queries[:CHECKED].double()) @ F.normalize(bank.double()).T
-    return queries, bank, exact
+    return queries, bank, exact, request.param[-1]
 
 
 def reset_peak_memory() -> int:
@@ -162,8 +168,8 @@ def status_bytes(field: str) -> int:
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-def test_cosine_nn(benchmark: Any, impl: str, vectors: tuple[Tensor, Tensor, Tensor]) -> None:
-    queries, bank, exact = vectors
+def test_cosine_nn(benchmark: Any, impl: str, vectors: Vectors) -> None:
+    queries, bank, exact, of = vectors
     rows, size = len(queries), len(bank)
     if rows * size > LARGE and impl in ("torch whole", "anomalib", "scikit-learn"):
         pytest.skip(f"would form a matrix of {rows * size * 4 / 2**30:.0f} GiB")
@@ -171,7 +177,7 @@ def test_cosine_nn(benchmark: Any, impl: str, vectors: tuple[Tensor, Tensor, Ten
         pytest.skip("takes minutes, and no such processor would be asked to")
     if impl.endswith("bf16") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this processor has no bf16 products: torch would take a hundred times longer")
-    benchmark.group = f"cosine_nn, {rows} x {size} x {DIM}"
+    benchmark.group = f"cosine_nn, {rows} x {size} x {DIM}" + (f", {of}" if of else "")
     search = IMPLEMENTATIONS[impl](bank)
     rounds = 3 if rows * size > LARGE else 7 if rows * size > SMALL else 50
     distances, indices = benchmark.pedantic(search, (queries,), rounds=rounds, warmup_rounds=1)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from patch_features import DIM, made
 from torch import Tensor
 
-DIM = 384
 BLOCK = 4096
 Search = Callable[[Tensor], Tensor]  # indices (Q,)
 CUDA = pytest.param(
@@ -21,15 +21,6 @@ CUDA = pytest.param(
     marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 )
 SHAPES = [(1, 16384), (1024, 1024), (1024, 16384), (8192, 16384), (8192, 131072)]
-
-
-def features(rows: int, seed: int, device: str) -> Tensor:
-    """Unit vectors of a low inner dimension, as patch features are, and some noise."""
-    basis = torch.randn(24, DIM, generator=torch.Generator().manual_seed(99))
-    generator = torch.Generator().manual_seed(seed)
-    latent = torch.randn(rows, 24, generator=generator)
-    noise = torch.randn(rows, DIM, generator=generator)
-    return F.normalize(latent @ basis + 0.3 * noise).to(device)
 
 
 def by_operator(bank: Tensor) -> Search:
@@ -103,7 +94,7 @@ EXACT = ("robustad", "robustad kernels", "torch whole", "torch blocked")
 def test_cosine_nn(benchmark: Any, device: str, impl: str, shape: tuple[int, int]) -> None:
     rows, size = shape
     benchmark.group = f"cosine_nn on a GPU, {rows} x {size} x {DIM}"
-    queries, bank = features(rows, 0, device), features(size, 1, device)
+    queries, bank = (F.normalize(made(n, seed)).to(device) for seed, n in enumerate(shape))
     search = IMPLEMENTATIONS[impl](bank)
 
     def timed() -> Tensor:

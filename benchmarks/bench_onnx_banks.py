@@ -17,6 +17,7 @@ import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
+from patch_features import DIM, made
 from torch import Tensor, nn
 
 from robustad.errors import MissingDependencyError
@@ -27,7 +28,7 @@ from robustad.export.translations import translation_table
 from robustad.ops import PackedBank, cosine_nn
 from robustad.runtime import custom_ops_library
 
-DIM, QUERIES, BATCH = 384, 1024, 4
+QUERIES, BATCH = 1024, 4
 Array = npt.NDArray[np.float32]
 Search = Callable[[Tensor], Array]
 CHECKED = 256  # queries compared with a float64 search
@@ -82,14 +83,6 @@ IMPLEMENTATIONS = [*MODULES, IN_TORCH]
 ALLOWED = {"bfloat16": 2**-9, "int8": 1e-3}
 
 
-def features(rows: int, seed: int) -> Tensor:
-    """Vectors of a low inner dimension, as patch features are, and some noise."""
-    basis = torch.randn(24, DIM, generator=torch.Generator().manual_seed(99))
-    generator = torch.Generator().manual_seed(seed)
-    latent = torch.randn(rows, 24, generator=generator)
-    return latent @ basis + 0.3 * torch.randn(rows, DIM, generator=generator)
-
-
 def library(impl: str) -> str:
     if not impl.startswith("operator"):
         return ""
@@ -104,7 +97,7 @@ class Bank:
 
     def __init__(self, size: int, folder: Path) -> None:
         self.size, self.folder = size, folder
-        self.unit, self.queries = F.normalize(features(size, 1)), features(QUERIES, 0)
+        self.unit, self.queries = F.normalize(made(size, 1)), made(QUERIES, 0)
         wide = F.normalize(self.queries[:CHECKED].double())
         self.nearest = np.concatenate(
             [(1 - part @ self.unit.double().T).amin(dim=1).numpy() for part in wide.split(64)]

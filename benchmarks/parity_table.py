@@ -6,11 +6,11 @@
 DETECTOR is a detector file, or one that is fitted here to 16 normal images of the folder: `knn`,
 AnomalyDINO on CNN features (`--weights`), or `masked`, AnomalyDINO with its foreground mask on a
 DINOv2 ViT-S/14 whose weights are random, with layer scales of .1, if `--weights` names none. Files
-that take any size are run at every size, as a square and 1.25 times as wide; beside them torch with
-robustad's search and with a product and a maximum. `target` is what `robustad export --target`
-keeps for the engine at a score error of 1e-3 on images that the comparison does not see: normal
-training images, and test images of both classes. Every file and engine is kept in RUN as soon as it
-is finished; the same command goes on there.
+that take any size are run at every size, as a square and 1.25 times as wide; beside them torch, and
+for AnomalyDINO torch whose search is a product and a maximum. `target` is what
+`robustad export --target` keeps for the engine at a score error of 1e-3 on images that the
+comparison does not see: normal training images, and test images of both classes. Every file and
+engine is kept in RUN as soon as it is finished; the same command goes on there.
 """
 
 import argparse
@@ -191,18 +191,20 @@ def compared(
     rounds: int,
 ) -> dict[str, Any]:
     """Differences over all images, and seconds of a batch in turn with torch's."""
+    searches = isinstance(detector, AnomalyDINO)
     parts = [model.run(part.numpy()) for part in x.split(batch)]
     found = {key: np.concatenate([part[key] for part in parts]) for key in wanted}
     first = x[:batch]
-    calls = (
-        partial(in_torch, detector, first),
-        partial(in_plain_torch, detector, first),
+    calls: list[Callable[[], Any]] = [
         partial(model.run, first.numpy()),
-    )
+        partial(in_torch, detector, first),
+        *([partial(in_plain_torch, detector, first)] if searches else []),
+    ]
     for call in calls:
         call()
     times = [[seconds(call) for call in calls] for _ in range(rounds)]
-    eager, plain, ours = (statistics.median(column) for column in zip(*times, strict=True))
+    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    ratios = [statistics.median(row[i] / row[0] for row in times) for i in range(1, len(calls))]
     ranks = [float(auroc(values["score"], label)) for values in (wanted, found)]
     return {
         "batch": batch,
@@ -211,11 +213,11 @@ def compared(
         "map_error": float(np.abs(found["anomaly_map"] - wanted["anomaly_map"]).max()),
         "auroc_difference": abs(ranks[1] - ranks[0]),
         "auroc": ranks[0],
-        "seconds_torch": eager,
-        "seconds_plain_torch": plain,
-        "seconds": ours,
-        "ratio": statistics.median(torch_s / own for torch_s, _, own in times),
-        "ratio_plain": statistics.median(plain_s / own for _, plain_s, own in times),
+        "seconds": medians[0],
+        "seconds_torch": medians[1],
+        "seconds_plain_torch": medians[2] if searches else None,
+        "ratio": ratios[0],
+        "ratio_plain": ratios[1] if searches else None,
     }
 
 

@@ -16,6 +16,11 @@ def small(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}"
 
 
+def times(ratio: float | None) -> str:
+    """Format a ratio."""
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
 def title(one: dict[str, Any]) -> str:
     """What a file is: for `target` what was chosen."""
     name = str(one["precision"])
@@ -67,7 +72,7 @@ def rows(figures: list[dict[str, Any]]) -> list[list[str]]:
             [
                 title(one),
                 *(small(value) for value in worst.values()),
-                *(f"{pair[of]:.2f}" for of in (0, 1) for pair in (one_image, many)),
+                *(times(pair[of]) for of in (0, 1) for pair in (one_image, many)),
                 f"{one['file_bytes'] / 1e6:.1f}",
                 f"{one['peak_memory'] / 1e6:.0f}",
             ]
