@@ -1,11 +1,14 @@
 """What every benchmark's JSON carries besides its times: versions, threads, items a second."""
 
 import os
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+sys.path.append(str(Path(__file__).parent))  # for patch_features
 PACKAGES = (
     "robustad",
     "torch",
