@@ -33,7 +33,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     images = np.random.default_rng(0).integers(0, 256, (2, 240, 280, 3), dtype=np.uint8)
     detector = AnomalyDINO("resnet18", "random", image_size=224).fit(list(images)).eval()
     path = tmp_path_factory.mktemp("engines") / "resnet18.onnx"
-    return Exported(detector, export_onnx(detector, path))
+    return Exported(detector, export_onnx(detector, path, input="float_nchw"))
 
 
 class Scorer:

@@ -49,6 +49,7 @@ from robustad.runtime import OnnxDetector
 LAYER_SCALE = 0.1  # of blocks without trained weights
 REFERENCES, CHOOSING = 16, 8  # images in the bank; of each kind to choose a precision on
 BATCHES = (1, 2, 4, 8)
+FORM: Any = "float_nchw"  # torch is given prepared images too
 TARGETS: dict[str, Any] = {"onnxruntime": "cpu", "openvino": "openvino"}
 PRECISIONS = (
     *("float32", "operator", "bank bfloat16", "bank int8"),
@@ -149,12 +150,13 @@ def made(
     bank: Any = precision.rpartition("bank ")[2] if "bank" in precision else "float32"
     operator = "operator" in precision
     if not precision.startswith("target"):
-        export_onnx(detector, path, bank=bank, custom_ops=operator)
+        export_onnx(detector, path, input=FORM, bank=bank, custom_ops=operator)
         return {}
     report = export_fastest(
         detector,
         path,
         target=TARGETS[engine],
+        input=FORM,
         images=[sample.image for sample in choosing],
         bank=bank,
         custom_ops=operator,

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 # What a group's rows are compared with: an operator, its ONNX form, the passes of an attack.
-BASES = ("robustad", "operator float32", "bare passes")
+BASES = ("robustad", "operator float32", "bare passes", "uint8_nhwc")
 KEPT = (
     *("items", "flops", "bytes", "extra_memory", "peak_bytes", "overhead"),
     *("dtype", "device", "k"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Image: TypeAlias = str | Path | PILImage | npt.NDArray[Any] | Tensor
     Images: TypeAlias = Image | Iterable[Image]
+    Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # Rounding in a resize or a cast must not be refused; anything beyond is another scale.
@@ -74,8 +75,32 @@ def iter_images(images: Images) -> Iterator[LoadedImage]:
     >>> image.name, image.pixels.shape, float(image.pixels.max())
     ('image 0', (4, 6, 3), 1.0)
     """
+    for name, pixels in iter_pixels(images):
+        yield LoadedImage(_floats(pixels), name)
+
+
+def iter_pixels(images: Images) -> Iterator[tuple[str, Pixels]]:
+    """Decode images one by one, and leave those of 8 bits a channel as they are.
+
+    Parameters
+    ----------
+    images : path, PIL image, array, tensor, or an iterable of these
+        See `iter_images`.
+
+    Yields
+    ------
+    (str, array (H, W, 3))
+        The name as in `LoadedImage`, and RGB: uint8, or float32 in [0, 1] where the source has
+        another type.
+
+    Raises
+    ------
+    InputError
+        As `iter_images`.
+    """
     for index, (source, name) in enumerate(_flatten(images)):
-        yield LoadedImage(_decode(source, name or f"image {index}"), name or f"image {index}")
+        name = name or f"image {index}"
+        yield name, _decode(source, name)
 
 
 def read_image(image: Image) -> npt.NDArray[np.float32]:
@@ -132,7 +157,7 @@ def _flatten(images: Any) -> Iterator[tuple[Any, str | None]]:
         )
 
 
-def _decode(source: Any, name: str) -> npt.NDArray[np.float32]:
+def _decode(source: Any, name: str) -> Pixels:
     if isinstance(source, Path):
         return _from_file(source)
     if _is_pil(source):
@@ -149,7 +174,7 @@ def _decode(source: Any, name: str) -> npt.NDArray[np.float32]:
     return _from_array(source, name)
 
 
-def _from_file(path: Path) -> npt.NDArray[np.float32]:
+def _from_file(path: Path) -> Pixels:
     pil = require("PIL.Image", extra="cpu", purpose="reading image files")
     if not path.is_file():
         raise InputError(f"{path}: no such image file or folder")
@@ -172,7 +197,7 @@ def _decoding(name: str) -> Iterator[None]:
         raise InputError(f"{name}: cannot be read as an image: {reason}") from error
 
 
-def _from_pil(image: PILImage, name: str) -> npt.NDArray[np.float32]:
+def _from_pil(image: PILImage, name: str) -> Pixels:
     ops = require("PIL.ImageOps", extra="cpu", purpose="reading image files")
     image.load()
     image = ops.exif_transpose(image)
@@ -192,7 +217,7 @@ def _from_pil(image: PILImage, name: str) -> npt.NDArray[np.float32]:
     return _from_array(np.asarray(image.convert(mode)), name)
 
 
-def _from_array(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.float32]:
+def _from_array(array: npt.NDArray[Any], name: str) -> Pixels:
     shape = array.shape
     if array.ndim == 2:
         array = array[..., None]
@@ -201,7 +226,10 @@ def _from_array(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.float32]:
             f"{name}: expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {shape}"
         )
     array = array[..., :3]
-    if array.dtype == np.bool_:
+    values: npt.NDArray[Any]
+    if array.dtype == np.uint8:
+        values = array
+    elif array.dtype == np.bool_:
         values = array.astype(np.float32)
     elif array.dtype.kind == "u" and array.dtype.itemsize <= 2:  # of either byte order
         values = array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
@@ -219,6 +247,13 @@ def _from_array(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.float32]:
     if values.shape[-1] == 1:
         values = values.repeat(3, axis=-1)
     return np.ascontiguousarray(values)
+
+
+def _floats(pixels: Pixels) -> npt.NDArray[np.float32]:
+    """In [0, 1]."""
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) / np.float32(255)
+    return pixels.astype(np.float32, copy=False)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
 from robustad.errors import InputError
-from robustad.images import image_files, iter_images, read_image
+from robustad.images import image_files, iter_images, iter_pixels, read_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), np.uint8)
@@ -325,3 +325,20 @@ def test_a_file_of_another_suffix_is_read_when_named(tmp_path):
 
 def test_an_alpha_channel_may_hold_anything():
     close(np.concatenate([EXPECTED, np.full((6, 9, 1), 255.0)], axis=-1), EXPECTED)
+
+
+def test_eight_bits_can_be_left_as_they_are(tmp_path):
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(colour).save(tmp_path / "a.png")
+    deep = rng.integers(0, 65536, (5, 7), dtype=np.uint16)
+    given = [tmp_path / "a.png", colour[..., :1], deep, colour / np.float32(255), colour > 9]
+    found = dict(iter_pixels(given))
+    assert [str(pixels.dtype) for pixels in found.values()] == ["uint8"] * 2 + ["float32"] * 3
+    np.testing.assert_array_equal(found[str(tmp_path / "a.png")], colour)
+    np.testing.assert_array_equal(found["image 1"], colour[..., :1].repeat(3, axis=2))
+    for image in iter_images(given):
+        pixels = found[image.name]
+        expected = pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
+        assert image.pixels.dtype == np.float32
+        np.testing.assert_array_equal(image.pixels, expected)

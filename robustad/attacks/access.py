@@ -187,16 +187,20 @@ class OnnxScorer:
         return patch
 
     def _bytes(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """Whole images (B, H, W, 3), uint8, that the file does not resize."""
+        """Whole images (B, H, W, 3), uint8, that the file does not resize, but crops to these."""
         size, low, high = pixels.shape[2:], pixels.min(initial=1.0), pixels.max(initial=0.0)
         if not (low >= 0.0 and high <= 1.0):  # also refuses NaN
             raise InputError(f"x: expected values in [0, 1], got {low:g}..{high:g}")
         geometry = self.detector.geometry
-        made = geometry.crop(*geometry.resized(*size))[2:]
-        if made != size:
+        whole = max(size[0], geometry.size), max(size[1], geometry.size)
+        top, left, *cropped = geometry.crop(*whole)
+        if geometry.resized(*whole) != whole or tuple(cropped) != size:
+            made = geometry.crop(*geometry.resized(*size))[2:]
             raise InputError(
                 f"x: expected images prepared for the file, which resizes {size} pixels to {made}"
             )
+        margins = (top, whole[0] - size[0] - top), (left, whole[1] - size[1] - left)
+        pixels = np.pad(pixels, ((0, 0), (0, 0), *margins), mode="edge")
         return np.round(pixels * 255.0).astype(np.uint8).transpose(0, 2, 3, 1)
 
     def aggregate(self, patch_scores: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ class Target(StrEnum):
 class Input(StrEnum):
     """Form of the file's input."""
 
-    FLOATS = "float_nchw"
     BYTES = "uint8_nhwc"
+    FLOATS = "float_nchw"
 
 
 def export(
@@ -68,10 +68,10 @@ def export(
         Input,
         typer.Option(
             "--input",
-            help="What the file takes: prepared images, or uint8 images of any size, which it "
-            "resizes itself.",
+            help="What the file takes: uint8 images of any size, which it resizes itself, or "
+            "prepared floats.",
         ),
-    ] = Input.FLOATS,
+    ] = Input.BYTES,
     custom_ops: Annotated[
         bool,
         typer.Option(

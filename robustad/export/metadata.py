@@ -236,7 +236,7 @@ def describe(
     size: tuple[int, int],
     *,
     evaluation: Mapping[str, Any] | None = None,
-    input: InputForm = "float_nchw",
+    input: InputForm = "uint8_nhwc",
 ) -> ArtefactMetadata:
     """Describe a detector as an exported file of one input size does.
 
@@ -248,7 +248,7 @@ def describe(
         Height and width in pixels of prepared images, the golden one among them.
     evaluation : mapping, optional
         Stored as it is; the key `attacks` lists what the detector was evaluated under.
-    input : {"float_nchw", "uint8_nhwc"}, default "float_nchw"
+    input : {"uint8_nhwc", "float_nchw"}, default "uint8_nhwc"
         Form of the file's input.
 
     Raises

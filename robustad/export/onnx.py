@@ -32,13 +32,13 @@ def export_onnx(
     *,
     image_size: tuple[int, int] | None = None,
     dynamic_size: bool | None = None,
-    input: InputForm = "float_nchw",
+    input: InputForm = "uint8_nhwc",
     opset: int = 20,
     evaluation: Mapping[str, Any] | None = None,
     custom_ops: bool = False,
     bank: BankPrecision = "float32",
 ) -> Path:
-    """Write a detector to one ONNX file, from prepared image to probability and map.
+    """Write a detector to one ONNX file, from image to probability and map.
 
     A SHA-256 manifest, `model.onnx.sha256`, is written beside it; the runtime checks it at load.
 
@@ -51,14 +51,15 @@ def export_onnx(
         it stays as it was. A model of over 2 GB keeps its tensors in `.onnx.data` beside it.
     image_size : (int, int), optional
         Height and width in pixels of prepared images: the only size unless `dynamic_size`; by
-        default the square of the detector's smaller edge.
+        default the square of the detector's smaller edge. For `uint8_nhwc` one that images are
+        prepared to.
     dynamic_size : bool, optional
         True leaves height and width free, False fixes them. By default they are free where the
         backbone can be traced so and images keep their aspect ratio, else fixed. The batch size
         is always free.
-    input : {"float_nchw", "uint8_nhwc"}, default "float_nchw"
-        `float_nchw` takes prepared images, `uint8_nhwc` images of any size, which the graph
-        resizes and crops itself.
+    input : {"uint8_nhwc", "float_nchw"}, default "uint8_nhwc"
+        `uint8_nhwc` takes images of any size, which the graph resizes and crops itself;
+        `float_nchw` prepared ones.
     opset : {18, 20}, default 20
         Version of ONNX's operators.
     evaluation : mapping, optional
@@ -89,8 +90,8 @@ def export_onnx(
 
     Notes
     -----
-    Input `image` (B, 3, H, W), float32 RGB in [0, 1], resized and cropped; or (B, H, W, 3), uint8
-    RGB of any size, and maps of that size then. Outputs, float32:
+    Input `image` (B, H, W, 3), uint8 RGB of any size, and maps of that size; or (B, 3, H, W),
+    float32 RGB in [0, 1], resized and cropped. Outputs, float32:
     `score` (B,), `probability` (B,), `entropy` (B,) in nats, `patch_scores` (B, N),
     `anomaly_map` (B, H, W), `p_value` (B,), and with a pixel calibrator `probability_map`
     (B, H, W). Probability and entropy are NaN without a calibration, p-values without held-out

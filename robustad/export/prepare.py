@@ -1,8 +1,8 @@
 """A graph of prepared images made one of uint8 images of any size: resize, crop and restore inside.
 
-The same formulas as `robustad.geometry`, in float64 where that uses float64. Resizing is two matrix
-products with weights computed in the graph: engines' own `Resize` operators differ from each other
-and from Pillow by more than verification allows.
+The same formulas as `robustad.geometry`, in float64 where that uses float64. Resizing is matrix
+products, a band of rows and then of columns at a time, with weights computed in the graph: engines'
+own `Resize` operators differ from each other and from Pillow by more than verification allows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from robustad.runtime._metadata import INPUT
 
 MAP, PIXELS = "anomaly_map", "probability_map"
 RADIUS = {"bicubic": 2.0, "bilinear": 1.0}
+BAND = 16  # rows a matrix product
 
 
 def take_bytes(model: ir.Model, geometry: Geometry) -> None:
@@ -42,7 +43,7 @@ def take_bytes(model: ir.Model, geometry: Geometry) -> None:
     rows = _crop(op, geometry, height, resized[0])
     columns = _crop(op, geometry, width, resized[1])
     prepared = _prepare(op, image, rows, columns)
-    fixed = [size for size in _sizes(old) if isinstance(size, int)]
+    fixed = [size for size in _edges(old) if isinstance(size, int)]
     edges = fixed if len(fixed) == 2 else ["prepared_height", "prepared_width"]
     prepared.shape, prepared.dtype = ir.Shape([*batch, 3, *edges]), ir.DataType.FLOAT
     prepared.name, old.name = "prepared", "traced_image"
@@ -128,57 +129,79 @@ def _crop(op: _Operators, geometry: Geometry, size: ir.Value, resized: ir.Value)
 
 def _prepare(op: _Operators, image: ir.Value, rows: _Axis, columns: _Axis) -> ir.Value:
     """As `Geometry.apply`: (B, H, W, 3) in 0..255 to (B, 3, h, w) in [0, 1]."""
-    vertical = _weights(op, rows.size, rows.resized, rows.start, rows.kept, "bicubic")
-    horizontal = _weights(op, columns.size, columns.resized, columns.start, columns.kept, "bicubic")
-    flat = op.Reshape(op.float(image), [0, 0, -1])  # (B, H, 3 W)
-    cut = op.Reshape(op.MatMul(vertical, flat), [0, 0, -1, 3])  # (B, h, W, 3)
-    planes = op.Div(op.Transpose(cut, perm=[0, 3, 1, 2]), op.float(op.scalar(255.0)))
-    out = op.MatMul(planes, op.Transpose(horizontal, perm=[1, 0]))
+    flat = op.Reshape(image, [0, 0, -1])  # (B, H, 3 W)
+    bands = _bands(op, rows.size, rows.resized, rows.start, rows.kept, "bicubic")
+    # Matrices are transposed, never colours: engines are several times faster at that.
+    turned = op.Transpose(_resample(op, flat, bands), perm=[0, 2, 1])  # (B, 3 W, h)
+    turned = op.Reshape(turned, _sizes(op, 0, columns.size, -1))  # (B, W, 3 h)
+    bands = _bands(op, columns.size, columns.resized, columns.start, columns.kept, "bicubic")
+    planes = op.Transpose(_resample(op, turned, bands), perm=[0, 2, 1])  # (B, 3 h, w)
+    planes = op.Reshape(planes, _sizes(op, 0, 3, rows.kept, columns.kept))
+    out = op.Div(planes, op.float(op.scalar(255.0)))
     return op.Clip(out, op.float(op.scalar(0.0)), op.float(op.scalar(1.0)))
 
 
 def _restore(op: _Operators, small: ir.Value, rows: _Axis, columns: _Axis) -> ir.Value:
     """As `Geometry.restore`: (B, h, w) to (B, H, W); margins repeat the edge."""
     whole = small
-    for axis, edge in ((1, rows), (2, columns)):
-        place = op.Sub(op.Range(0, edge.resized, 1), edge.start)
-        near = op.Min(op.Max(place, 0), op.Sub(edge.kept, 1))
-        whole = op.Gather(whole, near, axis=axis)
-    vertical, horizontal = (
-        _weights(op, edge.resized, edge.size, op.scalar(0), edge.size, "bilinear")
-        for edge in (rows, columns)
-    )
-    return op.MatMul(op.MatMul(vertical, whole), op.Transpose(horizontal, perm=[1, 0]))
+    for edge in (rows, columns):
+        bands = _bands(op, edge.resized, edge.size, op.scalar(0), edge.size, "bilinear")
+        place = op.Max(op.Sub(bands.places, edge.start), 0)
+        near = op.Min(place, op.Sub(edge.kept, 1))
+        whole = op.Transpose(_resample(op, whole, bands._replace(places=near)), perm=[0, 2, 1])
+    return whole
 
 
-def _weights(
+class _Bands(NamedTuple):
+    """How rows follow from others, `BAND` of them from `reach` neighbours; how many are kept."""
+
+    places: ir.Value  # (bands, reach), int64
+    weights: ir.Value  # (bands, BAND, reach), float32
+    kept: ir.Value  # (), int64
+
+
+def _bands(
     op: _Operators, size: ir.Value, out: ir.Value, start: ir.Value, count: ir.Value, kernel: str
-) -> ir.Value:
-    """Weights (count, size), float32, of an edge of `size` resized to `out`, from `start` on.
+) -> _Bands:
+    """Rows of an edge of `size` resized to `out`, from `start` on, `count` of them.
 
-    Of the taps as in `robustad.geometry`, whose windows are moved inside the edge here: each is
-    then of one length, and no place is written twice.
+    The weights are those of the taps in `robustad.geometry`. A matrix of all rows would be nearly
+    empty; one of each band is small and, but for its corners, full. The last band repeats the last
+    row; where the rows that a band needs are fewer, or end at the edge, others have the weight 0.
     """
     scale = op.Div(op.double(size), op.double(out))
     support = op.Max(scale, 1.0)
     radius = op.Mul(RADIUS[kernel], support)
-    rows = op.double(op.Range(start, op.Add(start, count), 1))
-    centre = op.Mul(op.Add(rows, 0.5), scale)
+    padded = op.Mul(op.Div(op.Add(count, BAND - 1), BAND), BAND)
+    row = op.Add(start, op.Min(op.Range(0, padded, 1), op.Sub(count, 1)))
+    row = op.double(op.Reshape(row, [-1, BAND, 1]))
+    centre = op.Mul(op.Add(row, 0.5), scale)
     low = op.Floor(op.Add(op.Sub(centre, radius), 0.5))
     high = op.Floor(op.Add(op.Add(centre, radius), 0.5))
-    first = op.Unsqueeze(op.integer(op.Max(low, 0.0)), [1])
-    last = op.Unsqueeze(op.integer(op.Min(high, op.double(size))), [1])
-    taps = op.ReduceMax(op.Sub(last, first), keepdims=0)
-    window = op.Min(first, op.Sub(size, taps))
-    index = op.Add(window, op.Range(0, taps, 1))  # (count, taps)
-    offset = op.Sub(op.Add(op.double(index), 0.5), op.Unsqueeze(centre, [1]))
-    d = op.Abs(op.Div(offset, support))
+    first = op.integer(op.Max(low, 0.0))
+    last = op.integer(op.Min(high, op.double(size)))
+    begin, end = op.ReduceMin(first, [1], keepdims=1), op.ReduceMax(last, [1], keepdims=1)
+    reach = op.ReduceMax(op.Sub(end, begin), keepdims=0)
+    begin = op.Min(begin, op.Sub(size, reach))
+    index = op.Add(begin, op.Range(0, reach, 1))  # (bands, 1, reach)
+    d = op.Abs(op.Div(op.Sub(op.Add(op.double(index), 0.5), centre), support))
     inside = op.And(op.GreaterOrEqual(index, first), op.Less(index, last))
     weight = op.Where(inside, _KERNELS[kernel](op, d), 0.0)
-    weight = op.Div(weight, op.ReduceSum(weight, [1], keepdims=1))
-    shape = op.Concat(op.Reshape(count, [1]), op.Reshape(size, [1]), axis=0)
-    empty = op.Expand(op.float(op.scalar(0.0)), shape)
-    return op.ScatterElements(empty, index, op.float(weight), axis=1)
+    weight = op.Div(weight, op.ReduceSum(weight, [2], keepdims=1))
+    return _Bands(op.Squeeze(index, [1]), op.float(weight), count)
+
+
+def _resample(op: _Operators, rows: ir.Value, bands: _Bands) -> ir.Value:
+    """Rows (B, n, M) of any type to (B, count, M), float32."""
+    near = op.float(op.Gather(rows, bands.places, axis=1))  # (B, bands, reach, M)
+    banded = op.MatMul(bands.weights, near)
+    columns = op.Gather(op.Shape(rows), op.scalar(2), axis=0)
+    together = op.Reshape(banded, _sizes(op, 0, -1, columns))
+    return op.Slice(together, [0], op.Reshape(bands.kept, [1]), [1])
+
+
+def _sizes(op: _Operators, *sizes: ir.Value | int) -> ir.Value:
+    return op.Concat(*(op.Reshape(size, [1]) for size in sizes), axis=0)
 
 
 def _bicubic(op: _Operators, d: ir.Value) -> ir.Value:
@@ -201,7 +224,7 @@ def _value(name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
 
 
-def _sizes(value: ir.Value) -> list[Any]:
+def _edges(value: ir.Value) -> list[Any]:
     assert value.shape is not None
     return list(value.shape)[2:]
 

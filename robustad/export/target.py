@@ -95,7 +95,7 @@ def export_fastest(
     max_map_error: float | None = None,
     image_size: tuple[int, int] | None = None,
     dynamic_size: bool | None = None,
-    input: InputForm = "float_nchw",
+    input: InputForm = "uint8_nhwc",
     opset: int = 20,
     bank: BankPrecision = "float32",
     custom_ops: bool = False,

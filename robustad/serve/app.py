@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from robustad.serve.body import decode_file, read_body
 from robustad.serve.gate import Gate, headers_of
 from robustad.serve.limits import Limits, Refusal
 from robustad.serve.metrics import Metrics
+
+if TYPE_CHECKING:
+    from robustad.images import Pixels
 
 T = TypeVar("T")
 VERSION = "1"
@@ -213,16 +216,16 @@ class Service:
         async with self._decoders:
             return await asyncio.to_thread(work, *arguments)
 
-    def images(self, asked: protocol.InferRequest) -> tuple[Sequence[FloatArray], bool]:
+    def images(self, asked: protocol.InferRequest) -> tuple[Sequence[Pixels], bool]:
         """Images of a request, and whether they are prepared."""
         if isinstance(asked.tensor, list):
             return [decode_file(content, self.limits) for content in asked.tensor], False
         if asked.name == "image":
             return list(asked.tensor), True
-        return list(asked.tensor.astype(np.float32) / np.float32(255)), False
+        return list(asked.tensor), False
 
     async def ask(
-        self, name: str, batcher: Batcher, images: Sequence[FloatArray], prepared: bool
+        self, name: str, batcher: Batcher, images: Sequence[Pixels], prepared: bool
     ) -> Scores:
         """Have images scored, within the time there is."""
         waiting = asyncio.wrap_future(batcher.submit(images, prepared=prepared))

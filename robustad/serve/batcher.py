@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from robustad.errors import InputError, RobustadError
 from robustad.runtime import OnnxDetector
 from robustad.serve.limits import Limits, Refusal
 from robustad.verdict import Verdict, binary_entropy
+
+if TYPE_CHECKING:
+    from robustad.images import Pixels
 
 FloatArray = npt.NDArray[np.float32]
 RETRY_SECONDS = 1
@@ -53,7 +56,7 @@ class Scores:
 
 @dataclass(eq=False)
 class _Job:
-    images: Sequence[FloatArray]
+    images: Sequence[Pixels]
     # None for images that are still to be prepared, the shape for prepared tensors
     shape: tuple[int, ...] | None
     answer: Future[Scores] = field(default_factory=Future)
@@ -91,14 +94,14 @@ class Batcher:
         """Images that wait."""
         return self._waiting
 
-    def submit(self, images: Sequence[FloatArray], *, prepared: bool) -> Future[Scores]:
+    def submit(self, images: Sequence[Pixels], *, prepared: bool) -> Future[Scores]:
         """Have images scored.
 
         Parameters
         ----------
         images : sequence of array
             `prepared`: (3, H, W), float32 in [0, 1], all of one shape, as `OnnxDetector.run` takes
-            them. Else (H, W, 3), float32 in [0, 1], of any sizes.
+            them. Else (H, W, 3), uint8 or float32 in [0, 1], of any sizes.
         prepared : bool
             Which of these they are.
 
@@ -184,7 +187,7 @@ class Batcher:
             job.answer.set_result(scores.part(start, stop))
             start = stop
 
-    def _score(self, images: list[FloatArray], shape: tuple[int, ...] | None) -> Scores:
+    def _score(self, images: list[Pixels], shape: tuple[int, ...] | None) -> Scores:
         if shape is not None:
             return self._run(images)
         found = self.model.predict(images, batch_size=self.limits.batch)
@@ -197,7 +200,7 @@ class Batcher:
             anomaly_map=found.anomaly_map,
         )
 
-    def _run(self, images: list[FloatArray]) -> Scores:
+    def _run(self, images: list[Pixels]) -> Scores:
         if self.model.input_form != "float_nchw":
             raise InputError("image: expected `pixels` or `file`, as this model prepares images")
         parts: list[dict[str, Any]] = [

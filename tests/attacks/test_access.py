@@ -22,7 +22,9 @@ def exported(tmp_path_factory):
     score = detector.aggregate(detector.patch_scores(x)).numpy()
     detector.calibrator = Platt().fit(score + np.arange(6) % 2, np.arange(6) % 2)
     detector.policy = Policy(threshold=0.4)
-    path = export_onnx(detector, tmp_path_factory.mktemp("exported") / "model.onnx")
+    path = export_onnx(
+        detector, tmp_path_factory.mktemp("exported") / "model.onnx", input="float_nchw"
+    )
     return detector, path, x
 
 

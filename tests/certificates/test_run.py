@@ -216,7 +216,9 @@ def test_a_plain_detector_and_a_callable_are_smoothed(detector, chosen):
 def test_an_exported_file_is_certified_by_its_scores(detector, chosen, tmp_path):
     from robustad.export import export_onnx
 
-    path = export_onnx(detector.base, tmp_path / "base.onnx", dynamic_size=False)
+    path = export_onnx(
+        detector.base, tmp_path / "base.onnx", input="float_nchw", dynamic_size=False
+    )
     made = certify(path, chosen, sigma=0.1, n=32, radii=[0.01], alpha=0.1)
     expected = certify(detector.base, chosen, sigma=0.1, n=32, radii=[0.01], alpha=0.1)
     for one, two in zip(made.images, expected.images, strict=True):

@@ -9,7 +9,7 @@ def exported(fitted, tmp_path_factory):
     import robustad
 
     path = tmp_path_factory.mktemp("exported") / "part.onnx"
-    return robustad.export_onnx(robustad.load(fitted), path)
+    return robustad.export_onnx(robustad.load(fitted), path, input="float_nchw")
 
 
 def test_watch_once(run, exported, category, tmp_path):

@@ -8,7 +8,9 @@ from robustad.export import export_onnx
 @pytest.fixture(scope="session")
 def floats(detector, tmp_path_factory):
     """The same detector in the default form, of prepared images."""
-    return export_onnx(detector, tmp_path_factory.mktemp("floats") / "floats.onnx")
+    return export_onnx(
+        detector, tmp_path_factory.mktemp("floats") / "floats.onnx", input="float_nchw"
+    )
 
 
 def test_images_of_many_sizes_are_prepared_here(node, floats, plain_images, check_same):

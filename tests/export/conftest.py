@@ -123,7 +123,7 @@ def masked(tmp_path_factory):
     detector.policy = Policy(threshold=0.4, entropy_threshold=0.6)
     path = tmp_path_factory.mktemp("masked") / "masked.onnx"
     attacks = [{"name": "fgsm", "norm": "linf", "eps": 8 / 255, "auroc": 0.5}]
-    export_onnx(detector, path, evaluation={"attacks": attacks})
+    export_onnx(detector, path, input="float_nchw", evaluation={"attacks": attacks})
     return Exported(detector, path)
 
 
@@ -132,7 +132,8 @@ def vit(tmp_path_factory):
     """A ViT whose position embedding (37 x 37) is resampled in the graph; not calibrated."""
     backbone = shallow_vit("vit_small_patch14_dinov2", blocks=2)
     detector = AnomalyDINO(backbone, image_size=70).fit(images_of(3, 70, 98, seed=2))
-    return Exported(detector, export_onnx(detector, tmp_path_factory.mktemp("vit") / "vit.onnx"))
+    path = tmp_path_factory.mktemp("vit") / "vit.onnx"
+    return Exported(detector, export_onnx(detector, path, input="float_nchw"))
 
 
 @pytest.fixture(scope="session")
@@ -143,14 +144,14 @@ def resnet(tmp_path_factory):
     detector.fit(images_of(3, 64, 80, seed=3))
     detector.calibrator = RawScore()
     path = tmp_path_factory.mktemp("resnet") / "resnet.onnx"
-    return Exported(detector, export_onnx(detector, path, opset=18))
+    return Exported(detector, export_onnx(detector, path, input="float_nchw", opset=18))
 
 
 @pytest.fixture(scope="session")
 def contrast(tmp_path_factory):
     detector = Contrast()
     path = tmp_path_factory.mktemp("contrast") / "contrast.onnx"
-    return Exported(detector, export_onnx(detector, path))
+    return Exported(detector, export_onnx(detector, path, input="float_nchw"))
 
 
 @pytest.fixture

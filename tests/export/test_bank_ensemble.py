@@ -28,7 +28,7 @@ def agreement(detector, path, x):
 def test_bootstrapped_banks_of_free_size(make_images, make_batch, tmp_path):
     view = AnomalyDINO("filters", image_size=64, k=2, reduce="max", prune=0.1)
     detector = BankEnsemble([view], banks=3).fit(make_images(2, 64, 80, seed=1))
-    path = export_onnx(detector, tmp_path / "x.onnx")
+    path = export_onnx(detector, tmp_path / "x.onnx", input="float_nchw")
     for shape in ((64, 64), (64, 96)):
         agreement(detector, path, make_batch(2, *shape, seed=2))
 
@@ -40,7 +40,7 @@ def test_layers_on_one_grid(make_images, make_batch, tmp_path):
         for layer in (2, 3)
     ]
     detector = BankEnsemble(views).fit(make_images(2, 64, 80, seed=1))
-    path = export_onnx(detector, tmp_path / "x.onnx")
+    path = export_onnx(detector, tmp_path / "x.onnx", input="float_nchw")
     agreement(detector, path, make_batch(2, 64, 64, seed=2))
 
 

@@ -100,8 +100,8 @@ def detector(make_images, means):
 
 @pytest.mark.parametrize("precision", KINDS)
 def test_files(detector, precision, tmp_path, make_batch, request):
-    path = export_onnx(detector, tmp_path / "a.onnx", bank=precision)
-    plain = export_onnx(detector, tmp_path / "b.onnx")
+    path = export_onnx(detector, tmp_path / "a.onnx", input="float_nchw", bank=precision)
+    plain = export_onnx(detector, tmp_path / "b.onnx", input="float_nchw")
     result = verify(detector, path, threads=1)
     result.raise_if_failed()
     assert result.tolerances["score"] == pytest.approx(1e-3, rel=1)

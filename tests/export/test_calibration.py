@@ -187,7 +187,7 @@ def isotonic(contrast_class, make_batch, tmp_path_factory):
     maps = np.random.default_rng(0).normal(0.2, 0.05, (4, 16, 16))
     detector.pixel_calibrator = PixelPlatt().fit(maps, maps > 0.23)
     path = tmp_path_factory.mktemp("isotonic") / "isotonic.onnx"
-    return detector, export_onnx(detector, path)
+    return detector, export_onnx(detector, path, input="float_nchw")
 
 
 def test_another_engine_makes_the_same_of_it(isotonic, engines_agree):

@@ -48,8 +48,12 @@ def pair(tmp_path_factory, means, make_images):
     detector.fit(make_images(3, 48, 64, seed=1))
     detector.calibrator = Platt().fit(detector.predict(make_images(4, 48, 64, 2)).score, [0, 1] * 2)
     folder = tmp_path_factory.mktemp("pair")
-    portable = export_onnx(detector, folder / "portable.onnx")
-    return Pair(detector, portable, export_onnx(detector, folder / "custom.onnx", custom_ops=True))
+    portable = export_onnx(detector, folder / "portable.onnx", input="float_nchw")
+    return Pair(
+        detector,
+        portable,
+        export_onnx(detector, folder / "custom.onnx", input="float_nchw", custom_ops=True),
+    )
 
 
 def test_the_same_outputs_as_the_portable_file(pair, make_batch):
@@ -77,7 +81,9 @@ def test_a_fixed_size_an_older_operator_set_and_every_bank_of_an_ensemble(
 ):
     view = AnomalyDINO(means(), image_size=48, square=True)
     detector = BankEnsemble([view], banks=3).fit(make_images(2, 64, 80, seed=1))
-    path = export_onnx(detector, tmp_path / "custom.onnx", opset=18, custom_ops=True)
+    path = export_onnx(
+        detector, tmp_path / "custom.onnx", input="float_nchw", opset=18, custom_ops=True
+    )
     assert operators(path) == ["CosineNearest"] * 3
     verify(detector, path, threads=1).raise_if_failed()
 

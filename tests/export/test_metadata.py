@@ -56,7 +56,7 @@ def test_description_survives_json_and_refuses_unknown_fields(masked):
 
 def test_golden_outputs_are_the_detectors(masked):
     detector = masked.detector
-    golden = describe(detector, (64, 96)).golden
+    golden = describe(detector, (64, 96), input="float_nchw").golden
     x = torch.from_numpy(golden_image(64, 96))
     patch_scores = detector.patch_scores(x)
     assert golden.outputs["score"] == pytest.approx(float(detector(x)[0]))

@@ -103,7 +103,7 @@ def test_golden_is_the_files_own(file):
 
 
 def test_reports_are_of_one_file(contrast, tmp_path):
-    path = export_onnx(contrast.detector, tmp_path / "a.onnx")
+    path = export_onnx(contrast.detector, tmp_path / "a.onnx", input="float_nchw")
     assert not parity_file(path).exists()
     found = verify(contrast.detector, path, threads=1)
     out = write_parity(path, verification=found.to_dict())
@@ -124,7 +124,7 @@ def test_reports_are_of_one_file(contrast, tmp_path):
 
 
 def test_a_new_export_takes_the_old_report_away(contrast, tmp_path):
-    path = export_onnx(contrast.detector, tmp_path / "a.onnx")
+    path = export_onnx(contrast.detector, tmp_path / "a.onnx", input="float_nchw")
     write_parity(path)
     with pytest.raises(InputError):
         export_onnx(contrast.detector, path, bank="int8")

@@ -40,7 +40,7 @@ def exported(request, tmp_path_factory):
     detector.calibrator = Platt().fit([0.0, 1.0, 2.0, 3.0], [0, 1, 0, 1])
     detector.policy = Policy(threshold=0.4)
     path = tmp_path_factory.mktemp("guard") / "guard.onnx"
-    return detector, export_onnx(detector, path)
+    return detector, export_onnx(detector, path, input="float_nchw")
 
 
 def test_file_scores_as_the_detector_does(exported, make_images, make_batch):

@@ -91,7 +91,7 @@ def test_pixels_and_maps_are_those_of_the_geometry(which, height, width, batch, 
 def taking_bytes(masked, tmp_path_factory):
     """The masked detector again, as a file that takes uint8 images."""
     path = tmp_path_factory.mktemp("bytes") / "bytes.onnx"
-    return export_onnx(masked.detector, path, input="uint8_nhwc")
+    return export_onnx(masked.detector, path)
 
 
 @pytest.fixture(scope="module")
@@ -198,10 +198,7 @@ def test_large_images_are_scored_one_by_one(model, monkeypatch, make_images):
 
 def test_a_file_of_one_size(tmp_path, contrast_class, make_images):
     detector = contrast_class()
-    path = export_onnx(
-        detector, tmp_path / "fixed.onnx", image_size=(32, 48), dynamic_size=False,
-        input="uint8_nhwc",
-    )  # fmt: skip
+    path = export_onnx(detector, tmp_path / "fixed.onnx", image_size=(32, 48), dynamic_size=False)
     verify(detector, path, batch_sizes=[1, 2], threads=1).raise_if_failed()
     model = runtime.load(path, threads=1)
     assert model.image_size == (32, 48)
@@ -213,9 +210,20 @@ def test_a_file_of_one_size(tmp_path, contrast_class, make_images):
     with pytest.raises(InputError, match=r"to \(32, 48\) pixels only, got \(1, 60, 60, 3\)"):
         model.run(np.zeros((1, 60, 60, 3), np.uint8))
     with pytest.raises(InputError, match=r"image_size: expected one that images are prepared to"):
-        export_onnx(detector, path, image_size=(64, 64), dynamic_size=False, input="uint8_nhwc")
+        export_onnx(detector, path, image_size=(64, 64), dynamic_size=False)
     with pytest.raises(InputError, match=r"input: expected one of float_nchw, uint8_nhwc, got 'x'"):
         export_onnx(detector, path, input="x")
+
+
+@pytest.mark.parametrize("which", ["vit", "resnet", "contrast"])
+def test_detectors_of_every_kind(which, request, tmp_path):
+    """Free and fixed sizes, kept and stretched aspect ratios."""
+    detector = request.getfixturevalue(which).detector
+    path = export_onnx(detector, tmp_path / "whole.onnx")
+    verify(detector, path, batch_sizes=[1, 3], threads=1).raise_if_failed()
+    model = runtime.load(path, threads=1)
+    assert model.input_form == "uint8_nhwc"
+    assert (model.image_size is None) == (not detector.geometry.square)
 
 
 def test_triton_takes_bytes(taking_bytes, tmp_path):
@@ -254,11 +262,28 @@ def test_attacks_see_images_rounded_to_bytes(masked, taking_bytes, make_images):
         scorer.patch_scores(x + 0.5)
 
 
+@pytest.mark.parametrize("size", [(50, 66), (60, 60), (80, 54)])
+def test_attacked_images_are_not_resized(tmp_path_factory, size, contrast_class, make_images):
+    """Also where the resized edge is no multiple of the patch: what is cut off is put back."""
+    from robustad.attacks.access import as_scorer
+
+    detector = contrast_class()
+    detector.geometry = Geometry(size=37, multiple=8)
+    if "ragged" not in SHELLS:
+        path = tmp_path_factory.mktemp("ragged") / "ragged.onnx"
+        SHELLS["ragged"] = as_scorer(export_onnx(detector, path, image_size=(32, 40)))
+    x = (detector.prepare(make_images(2, *size, seed=3)) * 255).round() / 255
+    assert min(x.shape[2:]) == 32
+    np.testing.assert_allclose(
+        SHELLS["ragged"].patch_scores(x), detector.patch_scores(x).detach(), rtol=0, atol=1e-5
+    )
+
+
 def test_maps_of_probabilities_have_the_images_size(tmp_path, contrast_class, make_images):
     detector = contrast_class()
     maps = np.stack(detector.predict(make_images(4, 50, 66, seed=1)).anomaly_map)
     detector.pixel_calibrator = PixelPlatt().fit(maps, maps > np.median(maps))
-    path = export_onnx(detector, tmp_path / "pixels.onnx", input="uint8_nhwc")
+    path = export_onnx(detector, tmp_path / "pixels.onnx")
     verify(detector, path, batch_sizes=[1, 3], threads=1).raise_if_failed()
     model = runtime.load(path, threads=1)
     images = np.stack(make_images(2, 50, 66, seed=2))
@@ -277,7 +302,7 @@ def test_real_images_and_features_with_masks(tmp_path):
     """On photographs of other sizes than those that the detector was fitted on, too."""
     train = sorted((HAZELNUTS / "train" / "good").iterdir())[:4]
     detector = AnomalyDINO("resnet18", RESNET, image_size=112, mask=True).fit(train)
-    path = export_onnx(detector, tmp_path / "real.onnx", input="uint8_nhwc")
+    path = export_onnx(detector, tmp_path / "real.onnx")
     test = sorted((HAZELNUTS / "test").glob("*/*"))[::20]
     test += sorted((COOKIES / "test").glob("*/*"))[::25]
     result = verify(detector, path, images=test, batch_sizes=(1, 3), threads=1)

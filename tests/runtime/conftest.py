@@ -42,7 +42,7 @@ def exported(tmp_path_factory, means, make_images):
         value=0.25, loss="pixel_miss", alpha=0.2, n=9, risk=0.1
     )
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    return Exported(detector, export_onnx(detector, path))
+    return Exported(detector, export_onnx(detector, path, input="float_nchw"))
 
 
 @pytest.fixture(scope="session")

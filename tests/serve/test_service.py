@@ -17,7 +17,9 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from robustad import runtime
 from robustad.errors import InputError, MissingDependencyError
+from robustad.export import export_onnx
 from robustad.images import read_image
 from robustad.overlay import overlay
 from robustad.serve import Limits, create_app, serve
@@ -86,6 +88,31 @@ def test_health_and_metadata(client, model):
         assert {"name": "score", "datatype": "FP32", "shape": [-1]} in found["outputs"]
         assert found["robustad"] == model.metadata
         assert client.get(path + "/ready").json() == {"name": "part", "ready": True}
+
+
+def test_a_file_that_takes_bytes(exported, tmp_path, make_images):
+    path = export_onnx(exported.detector, tmp_path / "bytes.onnx")
+    images = make_images(3, 60, 80, seed=4)
+    expected = runtime.load(path, threads=1).predict(images)
+    process, address = start(path)
+    try:
+        with httpx.Client(base_url=address, timeout=60) as client:
+            inputs = client.get("/v2/models/part").json()["inputs"]
+            assert {entry["name"] for entry in inputs} == {"pixels", "file"}
+            asked = tensor("pixels", "UINT8", np.stack(images))
+            found = outputs_of(client.post(INFER, json=asked))
+            np.testing.assert_allclose(found["score"]["data"], expected.score, atol=1e-6)
+            assert found["verdict"]["data"] == [str(verdict) for verdict in expected.verdict]
+            assert found["anomaly_map"]["shape"] == [3, 60, 80]
+            one = client.post("/score", content=png(images[1])).json()
+            assert one["score"] == pytest.approx(expected.score[1], abs=1e-6)
+            prepared = tensor("image", "FP32", np.zeros((1, 3, 48, 64), np.float32))
+            answer = client.post(INFER, json=prepared)
+            assert answer.status_code == 400
+            assert "as this model prepares images" in answer.json()["error"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
 
 
 def test_tensors(client, model, make_images):

@@ -47,7 +47,7 @@ def exported(tmp_path_factory, means, make_images):
     held_out = detector.predict(make_images(20, 60, 80, seed=2)[::2]).score
     detector.conformal = ConformalScores(held_out, anomalous=scores[1::2])
     detector.policy = Policy(threshold=0.3, entropy_threshold=0.65, p_value_threshold=0.1)
-    floats = export_onnx(detector, folder / "floats.onnx")
+    floats = export_onnx(detector, folder / "floats.onnx", input="float_nchw")
     whole = export_onnx(detector, folder / "bytes.onnx", input="uint8_nhwc")
     return Exported(floats, whole, forgetful(floats, folder / "plain.onnx"))
 
