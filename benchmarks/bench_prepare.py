@@ -122,7 +122,7 @@ ALLOWED = {
     "numpy": 0.0,
     "torch interpolate": 1e-5,
     "Pillow, float planes": 1e-5,
-    "onnxruntime Resize": 1e-3,
+    "onnxruntime Resize": 1e-4,
 }
 
 
