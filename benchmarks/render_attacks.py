@@ -48,7 +48,7 @@ def one(name: str, run: dict[str, Any]) -> list[str]:
             [
                 title,
                 cell(row["auroc"]),
-                cell(row["pixel_auroc"]) + "*" * (len(row.get("pixel_choices", [0, 0])) < 2),
+                cell(row["pixel_auroc"]),
                 cell(row["moved_normal"], ".3g"),
                 cell(row["moved_anomalous"], ".3g"),
                 cell(row.get("forward"), ".0f"),
