@@ -1,7 +1,7 @@
 """Whole images of bytes to what a detector sees: inside an exported graph, and by others.
 
 One thread. All results have to be those of `robustad.geometry`; `largest_error` is how far one
-pixel in [0, 1] is off. Only the graph's and numpy's are near enough for `verify`.
+pixel in [0, 1] is off.
 """
 
 from collections.abc import Callable
@@ -116,7 +116,7 @@ def preparer(impl: str, image: Bytes) -> Callable[[Bytes], Floats]:
     return lambda x: GEOMETRY.apply(x / np.float32(255)).transpose(2, 0, 1)
 
 
-# torch's filter has a = -0.5 as well; onnxruntime's is off by rounding of its taps.
+# All have the same filter, a = -0.5; they differ in how they round.
 ALLOWED = {
     "robustad": 1e-6,
     "numpy": 0.0,
